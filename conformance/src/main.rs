@@ -1,2 +1,84 @@
-//! Stub.
-fn main() {}
+//! `sluice-conformance`: black-box suites of Sluice, each on a node of its own that goes away with it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use sluice_conformance::report::Report;
+use sluice_conformance::rig;
+use sluice_conformance::suite::{demo, first_packet, smoke};
+
+/// Black-box suites of Sluice.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Command {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+/// Options of every suite.
+#[derive(Debug, Args)]
+struct Common {
+    /// Write the figures to this file, as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Seed of every random choice; taken from the clock unless given.
+    #[arg(long, global = true)]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Suite {
+    /// Check the rig itself, without Sluice.
+    Smoke,
+    /// No denied packet leaves a pod, from its first instruction on, whatever happens to the agent.
+    FirstPacket {
+        /// Governed pods.
+        #[arg(long, default_value_t = 100)]
+        pods: u32,
+        /// Pods at the same time.
+        #[arg(long, default_value_t = 2)]
+        parallel: u32,
+    },
+    /// Show in a minute what Sluice does.
+    Demo,
+}
+
+fn run(command: &Command) -> Result<bool> {
+    let seed = command.common.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let outcome = rig::isolated(|place| {
+        rig::block_on(async {
+            let report = match &command.suite {
+                Suite::Smoke => smoke::run(place, seed).await?,
+                Suite::Demo => demo::run(place, seed).await?,
+                Suite::FirstPacket { pods, parallel } => {
+                    let options = first_packet::Options { pods: *pods, parallel: *parallel, seed };
+                    first_packet::run(place, options).await?
+                }
+            };
+            Ok(serde_json::to_vec(&report)?)
+        })
+    })?;
+    let mut report: Report = serde_json::from_slice(&outcome.output).context("the suite's report")?;
+    report.equal("leftovers", outcome.leftovers, "", Vec::<String>::new());
+    print!("{}", report.table());
+    if let Some(file) = &command.common.json {
+        report.write(file)?;
+    }
+    Ok(report.ok())
+}
+
+fn main() -> ExitCode {
+    rig::dispatch();
+    match run(&Command::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sluice-conformance: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,2 +1,7 @@
-//! Stub.
-fn main() {}
+//! The binary `sluice`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nodeagent::app::run()
+}

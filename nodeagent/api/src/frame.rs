@@ -42,6 +42,18 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     Ok(serde_json::from_slice(body)?)
 }
 
+/// The protocol version that a body states, whatever else it holds; `None` where it states none.
+///
+/// For a body that [`decode`] refuses: a peer of another version may send fields that this one does not know, and
+/// "other version" is the answer that helps then.
+pub fn stated_version(body: &[u8]) -> Option<u32> {
+    #[derive(serde::Deserialize)]
+    struct Stated {
+        version: u32,
+    }
+    serde_json::from_slice::<Stated>(body).ok().map(|stated| stated.version)
+}
+
 /// Writes one message.
 pub fn write<T: Serialize>(to: &mut impl Write, message: &T) -> Result<(), FrameError> {
     Ok(to.write_all(&encode(message)?)?)

@@ -31,6 +31,10 @@ pub struct Request {
 /// The calls, one for each CNI verb that needs the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one call per connection, so a box would save nothing"
+)]
 pub enum Call {
     /// Govern this pod. Answered only when its policy is in the kernel.
     Add(Add),
@@ -38,8 +42,11 @@ pub enum Call {
     Del(Attachment),
     /// Is this attachment still governed?
     Check(Attachment),
-    /// Forget every attachment that is not listed.
+    /// Forget every attachment of this network that is not listed, and none of another network: a runtime
+    /// collects one network at a time (CNI 1.1.0, "GC: Clean up any stale resources").
     Gc {
+        /// `name` of the network configuration, as in [`Add::network`].
+        network: String,
         /// The attachments that the runtime still has.
         valid: Vec<Attachment>,
     },
@@ -63,6 +70,8 @@ pub struct Attachment {
 pub struct Add {
     /// The attachment that brings the pod.
     pub attachment: Attachment,
+    /// `name` of the network configuration; what [`Call::Gc`] is limited to.
+    pub network: String,
     /// Network namespace of the pod, as the runtime named it.
     pub netns: String,
     /// The pod-level cgroup.
@@ -141,4 +150,13 @@ pub enum RefusalKind {
     NotReady,
     /// The kernel or the file system said no.
     Failed,
+}
+
+#[cfg(test)]
+mod tests;
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        Self { version: PROTOCOL_VERSION, outcome: Outcome::Refused(refusal) }
+    }
 }

@@ -1,0 +1,71 @@
+//! What the programs tell the agent through the ring buffer.
+
+use crate::maps::RulingValue;
+
+/// Kinds of event: [`FlowEvent::kind`].
+pub mod kind {
+    /// A connection that policy allows is being opened.
+    pub const CONNECT: u8 = 1;
+    /// A flow was denied, or would be if audited policies were enforced.
+    pub const DENY: u8 = 2;
+}
+
+/// Where in the datapath an event was made: [`FlowEvent::hook`].
+pub mod hook {
+    /// `connect4` or `connect6`.
+    pub const CONNECT: u8 = 1;
+    /// `sendmsg4` or `sendmsg6`.
+    pub const SENDMSG: u8 = 2;
+    /// `cgroup_skb/egress`.
+    pub const EGRESS: u8 = 3;
+}
+
+/// Why a verdict fell: [`FlowEvent::reason`].
+pub mod reason {
+    /// The rule named, or the default of the policy named.
+    pub const POLICY: u8 = 1;
+    /// The compiled policy was not in the maps: denied, to be safe.
+    pub const POLICY_MISSING: u8 = 2;
+}
+
+/// One judged flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEvent {
+    /// Boot clock, nanoseconds.
+    pub time_ns: u64,
+    /// The endpoint's cgroup id.
+    pub endpoint: u64,
+    /// Packets of the same flow denied since the last event about it.
+    pub repeats: u64,
+    /// Compiled policy that judged; its rules give the ruling's indices a meaning.
+    pub policy: u32,
+    /// Process id, or 0 where it is not known.
+    pub pid: u32,
+    /// Source address; zero where the hook does not know it yet.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub remote: [u8; 16],
+    /// Source port; 0 where the hook does not know it yet.
+    pub local_port: u16,
+    /// Destination port.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// One of [`kind`].
+    pub kind: u8,
+    /// One of [`hook`].
+    pub hook: u8,
+    /// One of [`reason`].
+    pub reason: u8,
+    /// What the policies said.
+    pub ruling: RulingValue,
+    /// One of [`crate::opaque`].
+    pub opaque: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+    /// Command name of the process, padded with zeros.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<FlowEvent>() == 104);

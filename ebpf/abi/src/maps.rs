@@ -1,0 +1,290 @@
+//! Keys and values of the maps.
+//!
+//! ```text
+//! ENDPOINTS  cgroup id ──► slot, own addresses
+//! SLOTS      slot ──► policy id and generation in one word: the only thing that a policy change flips
+//! ADDRESSES  (policy id, address), longest prefix ──► list id
+//! PORTS      (list id, class, port), longest prefix ──► ruling
+//! FLOWS      socket ──► the ruling of its one flow, good for one generation
+//! ORIGINS    socket ──► who opened it, and in which direction
+//! REPLIES    (endpoint, remote, local port) ──► when the peer last spoke, in a conversation that it began
+//! OWN        (endpoint, remote, local port) ──► when the pod last spoke, in a conversation that it began
+//! ```
+
+/// Most endpoints on a node. Kubernetes supports 110 pods a node by default, the largest platforms 500.
+pub const MAX_ENDPOINTS: u32 = 4096;
+
+/// Addresses of its own that an endpoint may have.
+pub const MAX_OWN_ADDRESSES: usize = 4;
+
+/// Deepest level of the cgroup tree at which a pod may be; the root is level 0.
+pub const MAX_CGROUP_LEVEL: u32 = 15;
+
+/// How long after its last datagram a peer may still be answered, in nanoseconds.
+pub const REPLY_WINDOW_NS: u64 = 60_000_000_000;
+
+/// A governed pod, found by its pod-level cgroup id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointValue {
+    /// Index into `SLOTS` and `BUDGETS`; below [`MAX_ENDPOINTS`].
+    pub slot: u32,
+    /// How many of `own` are set.
+    pub own_count: u32,
+    /// The pod's own addresses.
+    pub own: [[u8; 16]; MAX_OWN_ADDRESSES],
+}
+
+/// What the agent tells the programs. One element.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigValue {
+    /// Bit `n`: an endpoint is registered at cgroup level `n`.
+    pub levels: u64,
+    /// Zero.
+    pub reserved: [u32; 2],
+}
+
+/// A word of `SLOTS`: the policy id in the low half, the generation in the high half, written by one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct SlotWord(pub u64);
+
+impl SlotWord {
+    /// Puts a word together.
+    pub const fn new(policy: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | policy as u64)
+    }
+
+    /// The policy id: [`crate::NO_POLICY`] or a key of `ADDRESSES`.
+    pub const fn policy(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The generation: no two words that a slot ever held share one.
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Key data of `ADDRESSES`; the prefix length counts these bits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressKey {
+    /// Policy id; always compared whole.
+    pub policy: u32,
+    /// The address.
+    pub address: [u8; 16],
+}
+
+impl AddressKey {
+    /// Bits before the address.
+    pub const HEADER_BITS: u32 = 32;
+    /// Bits of a whole key.
+    pub const BITS: u32 = 160;
+}
+
+/// Key data of `PORTS`; the prefix length counts these bits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortKey {
+    /// List id; always compared whole.
+    pub list: u32,
+    /// One of [`crate::class`]; always compared whole.
+    pub class: u8,
+    /// Zero.
+    pub pad: u8,
+    /// The port in network order; zero for a class without ports.
+    pub port: [u8; 2],
+}
+
+impl PortKey {
+    /// Bits before the port.
+    pub const HEADER_BITS: u32 = 48;
+    /// Bits of a whole key.
+    pub const BITS: u32 = 64;
+}
+
+/// What the policies say of an address and a port: value of `PORTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RulingValue {
+    /// What is done: one of [`crate::action`].
+    pub applied: u8,
+    /// What would be done if audited policies were enforced.
+    pub reported: u8,
+    /// Zero.
+    pub pad: u16,
+    /// The rule behind `applied`, an index into the compiled policy's rules, or [`crate::NO_RULE`].
+    pub applied_rule: u32,
+    /// The rule behind `reported`.
+    pub reported_rule: u32,
+}
+
+/// Which way a flow was opened.
+pub mod direction {
+    /// By the pod: policy judges it.
+    pub const OWN: u8 = 0;
+    /// By its peer: the pod only answers.
+    pub const REPLY: u8 = 1;
+}
+
+/// The judged flow of a socket: value of `FLOWS`. Never changed once it is there: a new verdict is a new value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowValue {
+    /// The slot word under which it was judged.
+    pub word: u64,
+    /// The endpoint's slot.
+    pub slot: u32,
+    /// Remote port.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// One of [`direction`].
+    pub direction: u8,
+    /// Remote address.
+    pub remote: [u8; 16],
+    /// What the policies said.
+    pub ruling: RulingValue,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Bits of [`OriginValue::flags`].
+pub mod origin {
+    /// The pod called `connect()` on this socket: its flow is the pod's own, whatever else is set.
+    pub const CONNECTED: u32 = 1;
+}
+
+/// Who opened a socket: value of `ORIGINS`. Not inherited by accepted sockets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginValue {
+    /// Process id (the thread group) that last connected or sent by address, in the initial pid namespace.
+    pub pid: u32,
+    /// Bits of [`origin`].
+    pub flags: u32,
+    /// Its command name, padded with zeros.
+    pub comm: [u8; 16],
+}
+
+/// Key of `REPLIES` and `OWN`: a conversation of an endpoint, told apart by the local port and the peer. The value of
+/// both is a time on the boot clock, in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConversationKey {
+    /// The endpoint's cgroup id.
+    pub endpoint: u64,
+    /// The peer's address.
+    pub remote: [u8; 16],
+    /// The peer's port.
+    pub remote_port: u16,
+    /// The pod's port.
+    pub local_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Key of `DENIALS`: what one event stands for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenialKey {
+    /// The endpoint's cgroup id.
+    pub endpoint: u64,
+    /// Destination address.
+    pub remote: [u8; 16],
+    /// Destination port.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// One of [`crate::opaque`].
+    pub opaque: u8,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Value of `DENIALS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenialValue {
+    /// When the last event was given, on the boot clock.
+    pub last_ns: u64,
+    /// Packets denied since, not yet told.
+    pub repeats: u64,
+}
+
+/// Events that an endpoint may still give in this second: value of `BUDGETS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetValue {
+    /// Start of the second, on the boot clock.
+    pub since_ns: u64,
+    /// Events given since.
+    pub given: u64,
+}
+
+/// Indices of `COUNTERS`, per CPU.
+pub mod counter {
+    /// Events that found the ring buffer full.
+    pub const EVENTS_LOST: u32 = 0;
+    /// Events held back by an endpoint's budget.
+    pub const EVENTS_OVER_BUDGET: u32 = 1;
+    /// Socket storage that could not be made.
+    pub const STORAGE_FAILED: u32 = 2;
+    /// Packets denied because their policy was not in the maps.
+    pub const POLICY_MISSING: u32 = 3;
+    /// Packets and calls that were denied.
+    pub const DENIED: u32 = 4;
+    /// Flows that were judged and allowed.
+    pub const ALLOWED: u32 = 5;
+    /// Replies that passed on evidence.
+    pub const REPLIES: u32 = 6;
+    /// How many there are.
+    pub const COUNT: u32 = 7;
+}
+
+const _: () = {
+    assert!(size_of::<EndpointValue>() == 8 + 16 * MAX_OWN_ADDRESSES);
+    assert!(size_of::<ConfigValue>() == 16);
+    assert!(size_of::<SlotWord>() == 8);
+    assert!(size_of::<AddressKey>() == 20);
+    assert!(size_of::<PortKey>() == 8);
+    assert!(size_of::<RulingValue>() == 12);
+    assert!(size_of::<FlowValue>() == 48);
+    assert!(size_of::<OriginValue>() == 24);
+    assert!(size_of::<ConversationKey>() == 32);
+    assert!(size_of::<DenialKey>() == 32);
+    assert!(size_of::<DenialValue>() == 16);
+    assert!(size_of::<BudgetValue>() == 16);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+
+    macro_rules! pod {
+        ($($name:ident),+ $(,)?) => {$(
+            // SAFETY: `repr(C)`, `Copy` and `'static`, made of integers only, and the size assertions above leave no
+            // room for padding: every byte is initialised and any byte pattern is a value.
+            unsafe impl aya::Pod for $name {}
+        )+};
+    }
+
+    pod!(
+        EndpointValue,
+        ConfigValue,
+        SlotWord,
+        AddressKey,
+        PortKey,
+        RulingValue,
+        FlowValue,
+        OriginValue,
+        ConversationKey,
+        DenialKey,
+        DenialValue,
+        BudgetValue,
+    );
+}

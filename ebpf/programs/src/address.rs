@@ -1,0 +1,64 @@
+//! Addresses as the maps want them: 16 bytes in network order.
+
+use sluice_abi::V4_MAPPED;
+
+/// IP version of a hook or a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// An address as two words, which compare faster than 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    high: u64,
+    low: u64,
+}
+
+/// `::ffff:0:0` as the word that holds it, without the IPv4 address.
+const MAPPED_PREFIX: u64 = u64::from_be_bytes([0, 0, V4_MAPPED[10], V4_MAPPED[11], 0, 0, 0, 0]);
+
+impl Address {
+    /// The address of a packet that has none.
+    pub const NONE: Self = Self { high: 0, low: 0 };
+
+    /// From four bytes in network order.
+    #[inline(always)]
+    pub fn v4(bytes: u32) -> Self {
+        Self { high: 0, low: MAPPED_PREFIX | u64::from(u32::from_be(bytes)) }
+    }
+
+    /// From four words in network order.
+    #[inline(always)]
+    pub fn v6(words: [u32; 4]) -> Self {
+        let word = |high: u32, low: u32| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
+        Self { high: word(words[0], words[1]), low: word(words[2], words[3]) }
+    }
+
+    /// The form that keys and events hold.
+    #[inline(always)]
+    pub fn bytes(self) -> [u8; 16] {
+        let words = [self.high.to_be(), self.low.to_be()];
+        // SAFETY: 16 initialised bytes either way, and a byte array has no alignment to keep.
+        unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(words) }
+    }
+
+    /// From the form that keys and values hold.
+    #[inline(always)]
+    pub fn from_bytes(bytes: &[u8; 16]) -> Self {
+        // SAFETY: 16 readable bytes; the read asks for no alignment.
+        let words = unsafe { core::ptr::read_unaligned(core::ptr::from_ref(bytes).cast::<[u64; 2]>()) };
+        Self { high: u64::from_be(words[0]), low: u64::from_be(words[1]) }
+    }
+
+    /// 127.0.0.0/8, ::1, or the unspecified address, to which a connect means loopback.
+    #[inline(always)]
+    pub fn is_local(self) -> bool {
+        let v4 = self.high == 0 && self.low & !0xffff_ffff == MAPPED_PREFIX;
+        let v4_local = v4 && (self.low as u32 >> 24 == 127 || self.low as u32 == 0);
+        v4_local || (self.high == 0 && self.low <= 1)
+    }
+}

@@ -1,0 +1,85 @@
+//! Sluice's kernel programs: one set at the cgroup root serves every pod of the node.
+//!
+//! | program | hook | what it does | minimum kernel |
+//! | --- | --- | --- | --- |
+//! | `egress` | `cgroup_skb/egress` | judges every packet that a pod's socket sends | 5.10 |
+//! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
+//! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
+//! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
+//! | `sock_create` | `cgroup/sock_create` | notes the process behind raw and ping sockets | 5.10 |
+//!
+//! The entry points are thin; each calls a function of its module that can give up with `None`, which means "not a
+//! governed pod, or nothing to do": let it pass.
+
+#![no_std]
+#![no_main]
+// For one instruction in `event`. Every toolchain that compiles `core` for BPF takes unstable features.
+#![feature(asm_experimental_arch)]
+
+mod address;
+mod connect;
+mod egress;
+mod endpoint;
+mod event;
+mod ingress;
+mod judge;
+mod maps;
+mod packet;
+mod socket;
+
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
+
+/// What a cgroup program answers to let the packet or the call through.
+const PASS: i32 = 1;
+/// What it answers to drop the packet, or to fail the call with EPERM.
+const DROP: i32 = 0;
+
+#[cgroup_skb(egress)]
+fn egress(ctx: SkBuffContext) -> i32 {
+    egress::try_egress(&ctx).unwrap_or(PASS)
+}
+
+#[cgroup_skb(ingress)]
+fn ingress(ctx: SkBuffContext) -> i32 {
+    // Nothing that comes in is ever dropped: Sluice governs egress.
+    let _ = ingress::try_ingress(&ctx);
+    PASS
+}
+
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::try_connect(&ctx, address::Family::V4).unwrap_or(PASS)
+}
+
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::try_connect(&ctx, address::Family::V6).unwrap_or(PASS)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    connect::try_sendmsg(&ctx, address::Family::V4).unwrap_or(PASS)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    connect::try_sendmsg(&ctx, address::Family::V6).unwrap_or(PASS)
+}
+
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    let _ = socket::try_create(&ctx);
+    PASS
+}
+
+/// The kernel's name for the licence of these programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// A loop without an end: the verifier refuses a program that could reach it, so none can panic.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

@@ -1,0 +1,60 @@
+//! The maps. [`sluice_abi::maps`] tells how they hang together.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::macros::btf_map;
+use sluice_abi::{
+    AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue, FlowEvent,
+    FlowValue, MAX_ENDPOINTS, OriginValue, PortKey, RulingValue, SlotWord, counter,
+};
+
+/// Compiled prefixes and port ranges that the node can hold; memory is taken as they are used.
+const RULES: usize = 1 << 20;
+/// Conversations remembered on the node. At 10,000 fresh peers a second this is over 6 s, and a reply takes far less.
+const CONVERSATIONS: usize = 1 << 16;
+/// Denied destinations told apart on the node.
+const DENIED: usize = 1 << 13;
+/// Bytes of the ring buffer.
+const EVENTS_SIZE: usize = 1 << 20;
+
+// The agent maps CONFIG and SLOTS into its memory and changes a word by one atomic store.
+#[btf_map]
+pub static CONFIG: Array<ConfigValue, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub static ENDPOINTS: HashMap<
+    u64,
+    EndpointValue,
+    { MAX_ENDPOINTS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+#[btf_map]
+pub static SLOTS: Array<SlotWord, { MAX_ENDPOINTS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub static ADDRESSES: LpmTrie<AddressKey, u32, RULES> = LpmTrie::new();
+#[btf_map]
+pub static PORTS: LpmTrie<PortKey, RulingValue, RULES> = LpmTrie::new();
+#[btf_map]
+pub static FLOWS: SkStorage<FlowValue> = SkStorage::new();
+#[btf_map]
+pub static ORIGINS: SkStorage<OriginValue> = SkStorage::new();
+#[btf_map]
+pub static REPLIES: LruHashMap<ConversationKey, u64, CONVERSATIONS> = LruHashMap::new();
+#[btf_map]
+pub static OWN: LruHashMap<ConversationKey, u64, CONVERSATIONS> = LruHashMap::new();
+#[btf_map]
+pub static DENIALS: LruHashMap<DenialKey, DenialValue, DENIED> = LruHashMap::new();
+#[btf_map]
+pub static BUDGETS: Array<BudgetValue, { MAX_ENDPOINTS as usize }> = Array::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static EVENTS: RingBuf<FlowEvent, EVENTS_SIZE> = RingBuf::new();
+
+/// Counts one of [`counter`].
+#[inline(always)]
+pub fn count(index: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: a live element of a per-CPU array; programs of one CPU that interrupt each other may lose a count.
+        unsafe { *value += 1 };
+    }
+}

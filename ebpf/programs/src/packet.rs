@@ -1,0 +1,196 @@
+//! Reading a packet: the IP header, the ports, and whether either can be trusted.
+//!
+//! What is not plain is not walked but called opaque: IPv4 with options, IPv6 with any extension header, fragments,
+//! IP in IP. Sockets do not send these unless asked to, and a source route, for one, puts the wrong address where the
+//! destination stands.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_skb_load_bytes;
+use sluice_abi::{class, opaque};
+
+use crate::address::Address;
+
+const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+const ETH_P_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+
+pub const IPPROTO_TCP: u8 = 6;
+pub const IPPROTO_UDP: u8 = 17;
+pub const IPPROTO_SCTP: u8 = 132;
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_ICMPV6: u8 = 58;
+const IPPROTO_IPIP: u8 = 4;
+const IPPROTO_IPV6: u8 = 41;
+
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+/// Offset of the flags in a TCP header (RFC 9293, section 3.1).
+const TCP_FLAGS: u32 = 13;
+
+/// IPv4 header without options (RFC 791, section 3.1).
+#[repr(C)]
+struct Ipv4 {
+    version_ihl: u8,
+    tos: u8,
+    total_length: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+/// IPv6 header (RFC 8200, section 3).
+#[repr(C)]
+struct Ipv6 {
+    version_flow: u32,
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+/// What the judge needs to know of a packet.
+#[derive(Clone, Copy)]
+pub struct Packet {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// One of [`class`].
+    pub class: u8,
+    /// One of [`opaque`].
+    pub opaque: u8,
+    /// Where the transport header starts.
+    transport: u32,
+}
+
+impl Packet {
+    /// Reads the packet of a cgroup_skb program, whose first byte is the IP header's.
+    #[inline(always)]
+    pub fn read(skb: *mut __sk_buff) -> Self {
+        // SAFETY: `skb` is the program's context.
+        let protocol = unsafe { (*skb).protocol };
+        let read = if protocol == ETH_P_IP {
+            Self::read_v4(skb)
+        } else if protocol == ETH_P_IPV6 {
+            Self::read_v6(skb)
+        } else {
+            None
+        };
+        read.unwrap_or(Self::malformed())
+    }
+
+    #[inline(always)]
+    fn read_v4(skb: *mut __sk_buff) -> Option<Self> {
+        let header: Ipv4 = load(skb, 0)?;
+        let mut packet = Self {
+            source: Address::v4(header.source),
+            destination: Address::v4(header.destination),
+            protocol: header.protocol,
+            transport: size_of::<Ipv4>() as u32,
+            ..Self::malformed()
+        };
+        // The "don't fragment" bit says nothing; the reserved bit, "more fragments" and the offset must be zero.
+        if header.version_ihl >> 4 != 4 || header.version_ihl & 0xf < 5 {
+            return Some(packet);
+        }
+        if header.version_ihl & 0xf > 5 {
+            packet.opaque = opaque::IP_OPTIONS;
+        } else if u16::from_be(header.fragment) & 0xbfff != 0 {
+            packet.opaque = opaque::FRAGMENT;
+        } else {
+            packet.read_transport(skb, IPPROTO_ICMP);
+        }
+        Some(packet)
+    }
+
+    #[inline(always)]
+    fn read_v6(skb: *mut __sk_buff) -> Option<Self> {
+        let header: Ipv6 = load(skb, 0)?;
+        let mut packet = Self {
+            source: Address::v6(header.source),
+            destination: Address::v6(header.destination),
+            protocol: header.next_header,
+            transport: size_of::<Ipv6>() as u32,
+            ..Self::malformed()
+        };
+        if u32::from_be(header.version_flow) >> 28 != 6 {
+            return Some(packet);
+        }
+        match header.next_header {
+            44 => packet.opaque = opaque::FRAGMENT,
+            // Hop-by-hop, routing, authentication, destination options, mobility, host identity, shim6 (IANA's
+            // registry of extension headers). ESP and "no next header" carry nothing that could be read after them
+            // and are protocols like any other.
+            0 | 43 | 51 | 60 | 135 | 139 | 140 => packet.opaque = opaque::EXTENSION_HEADER,
+            _ => packet.read_transport(skb, IPPROTO_ICMPV6),
+        }
+        Some(packet)
+    }
+
+    #[inline(always)]
+    fn read_transport(&mut self, skb: *mut __sk_buff, icmp: u8) {
+        self.class = match self.protocol {
+            IPPROTO_TCP => class::TCP,
+            IPPROTO_UDP => class::UDP,
+            IPPROTO_SCTP => class::SCTP,
+            IPPROTO_IPIP | IPPROTO_IPV6 => {
+                self.opaque = opaque::ENCAPSULATED;
+                return;
+            }
+            protocol => {
+                self.opaque = opaque::NONE;
+                self.class = if protocol == icmp { class::ICMP } else { class::OTHER };
+                return;
+            }
+        };
+        match load::<[u16; 2]>(skb, self.transport) {
+            Some([source, destination]) => {
+                self.opaque = opaque::NONE;
+                self.source_port = u16::from_be(source);
+                self.destination_port = u16::from_be(destination);
+            }
+            None => self.class = class::OPAQUE,
+        }
+    }
+
+    /// A TCP segment's SYN and ACK flags; both false for anything else.
+    #[inline(always)]
+    pub fn syn_ack(&self, skb: *mut __sk_buff) -> (bool, bool) {
+        if self.class != class::TCP {
+            return (false, false);
+        }
+        let flags: u8 = load(skb, self.transport + TCP_FLAGS).unwrap_or(0);
+        (flags & TCP_SYN != 0, flags & TCP_ACK != 0)
+    }
+
+    const fn malformed() -> Self {
+        Self {
+            source: Address::NONE,
+            destination: Address::NONE,
+            source_port: 0,
+            destination_port: 0,
+            protocol: 0,
+            class: class::OPAQUE,
+            opaque: opaque::MALFORMED,
+            transport: 0,
+        }
+    }
+}
+
+/// Copies a value out of the packet; `None` past its end.
+#[inline(always)]
+fn load<T>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes exactly `size_of::<T>()` bytes, or fails and writes zeros. Only called for types made
+    // of integers.
+    unsafe {
+        let failed = bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32);
+        if failed == 0 { Some(value.assume_init()) } else { None }
+    }
+}

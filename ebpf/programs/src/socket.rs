@@ -1,0 +1,109 @@
+//! What is remembered with a socket, and freed with it.
+
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_sk_storage_delete,
+    generated::bpf_sk_storage_get,
+};
+use aya_ebpf::programs::SockContext;
+use sluice_abi::{FlowValue, OriginValue, counter};
+
+use crate::endpoint::Endpoint;
+use crate::maps::{FLOWS, ORIGINS, count};
+
+/// `TCP_LISTEN` (include/net/tcp_states.h).
+pub const TCP_LISTEN: u32 = 10;
+/// `TCP_ESTABLISHED`, which a connected UDP socket has too.
+pub const TCP_ESTABLISHED: u32 = 1;
+
+/// Notes who opened the socket. A socket that is not an endpoint's is left alone.
+#[inline(always)]
+pub fn try_create(ctx: &SockContext) -> Option<()> {
+    Endpoint::of_caller()?;
+    note_caller(ctx.sock, 0);
+    Some(())
+}
+
+/// Notes the calling process, and sets bits of [`sluice_abi::origin`].
+#[inline(always)]
+pub fn note_caller(sk: *mut bpf_sock, flags: u32) {
+    let Some(origin) = get_or_create(&ORIGINS, sk) else {
+        count(counter::STORAGE_FAILED);
+        return;
+    };
+    let comm = bpf_get_current_comm().unwrap_or([0; 16]);
+    // SAFETY: live socket storage; other programs of the same socket write the same fields, each of them whole words.
+    unsafe {
+        (*origin).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        (*origin).flags |= flags;
+        (*origin).comm = comm;
+    }
+}
+
+/// Who opened the socket, if that is known.
+#[inline(always)]
+pub fn origin(sk: *mut bpf_sock) -> Option<OriginValue> {
+    let origin = get(&ORIGINS, sk)?;
+    // SAFETY: live socket storage.
+    Some(unsafe { *origin })
+}
+
+/// The flow judged last on this socket.
+#[inline(always)]
+pub fn flow(sk: *mut bpf_sock) -> Option<*const FlowValue> {
+    get(&FLOWS, sk).map(<*mut FlowValue>::cast_const)
+}
+
+/// Remembers a flow in place of the last one. A value is never changed once it is there, so that two packets of one
+/// socket on two CPUs cannot mix the address of one with the verdict of the other.
+#[inline(always)]
+pub fn set_flow(sk: *mut bpf_sock, flow: &mut FlowValue) {
+    forget_flow(sk);
+    // SAFETY: `sk` is a socket of the program's context, `flow` a whole value that the helper copies.
+    let made = unsafe {
+        bpf_sk_storage_get(
+            map(&FLOWS),
+            sk.cast(),
+            core::ptr::from_mut(flow).cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+    };
+    if made.is_null() {
+        count(counter::STORAGE_FAILED);
+    }
+}
+
+/// Forgets the flow judged last.
+#[inline(always)]
+pub fn forget_flow(sk: *mut bpf_sock) {
+    // SAFETY: `sk` is a socket of the program's context; deleting what is not there is an error that changes nothing.
+    unsafe { bpf_sk_storage_delete(map(&FLOWS), sk.cast()) };
+}
+
+#[inline(always)]
+fn get<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
+    // SAFETY: `sk` is a socket of the program's context; without a value and flags the helper only looks.
+    let found = unsafe { bpf_sk_storage_get(map(storage), sk.cast(), core::ptr::null_mut(), 0) };
+    if found.is_null() { None } else { Some(found.cast()) }
+}
+
+#[inline(always)]
+fn get_or_create<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
+    // SAFETY: as in `get`; a value that is made is filled with zeros.
+    let found = unsafe {
+        bpf_sk_storage_get(
+            map(storage),
+            sk.cast(),
+            core::ptr::null_mut(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+    };
+    if found.is_null() { None } else { Some(found.cast()) }
+}
+
+/// The map as helpers take it. aya's own methods take the context of one kind of program only.
+#[inline(always)]
+fn map<T>(storage: &SkStorage<T>) -> *mut core::ffi::c_void {
+    core::ptr::from_ref(storage).cast_mut().cast()
+}

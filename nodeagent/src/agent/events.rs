@@ -1,0 +1,264 @@
+//! What the agent prints: one line for each event, as text or JSON.
+//!
+//! The JSON schema is [`Line`], version [`SCHEMA`]. A field is only ever added; a version changes when one changes its
+//! meaning.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde::Serialize;
+use sluice_abi::{FlowEvent, NO_RULE, action, hook, kind, opaque, reason};
+use sluice_policy::RuleRef;
+
+use super::node::Node;
+use super::store::Record;
+use crate::datapath::address_from;
+
+/// The version of [`Line`].
+pub const SCHEMA: u32 = 1;
+
+/// One event.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// [`SCHEMA`].
+    pub v: u32,
+    /// When, in RFC 3339 with nanoseconds.
+    pub ts: jiff::Timestamp,
+    /// `connect`: a connection is being opened. `deny`: a flow was denied, or would have been (see `action`).
+    pub kind: &'static str,
+    /// The pod; none if it is not known any more.
+    pub pod: Option<PodLine>,
+    /// The pod's address, where the datapath knew it already.
+    pub src: Option<IpAddr>,
+    /// The pod's port, likewise.
+    pub sport: Option<u16>,
+    /// The destination.
+    pub dst: IpAddr,
+    /// The destination's port; none for a protocol without.
+    pub dport: Option<u16>,
+    /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, or a protocol number.
+    pub proto: String,
+    /// The process, where it is known.
+    pub pid: Option<u32>,
+    /// Its command name.
+    pub comm: Option<String>,
+    /// What was done: `allow`, `deny`, or `audit` for what was let through and an audited policy would deny.
+    pub action: &'static str,
+    /// The policy that decided, as `namespace/name` or `name`.
+    pub policy: Option<String>,
+    /// The rule in it: its name, or its place from 0; `default` for the policy's default action.
+    pub rule: Option<String>,
+    /// Why, in words.
+    pub reason: String,
+    /// Where it was seen: `connect`, `sendmsg`, `egress`.
+    pub hook: &'static str,
+    /// Packets of this flow denied since the last event about it, which had none of their own.
+    pub repeats: u64,
+}
+
+/// The pod of an event.
+#[derive(Clone, Debug, Serialize)]
+pub struct PodLine {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The container's id, where the process could still be asked.
+    pub container: Option<String>,
+    /// `Guaranteed`, `Burstable` or `BestEffort`, as its cgroup tells.
+    pub qos: &'static str,
+    /// The node.
+    pub node: String,
+}
+
+/// Turns the kernel's events into lines.
+pub struct Describer {
+    node_name: String,
+}
+
+impl Describer {
+    /// For a node of this name.
+    pub fn new(node_name: String) -> Self {
+        Self { node_name }
+    }
+
+    /// Describes an event.
+    pub fn describe(&self, event: &FlowEvent, node: &Node) -> Line {
+        let record = node.record(event.endpoint);
+        let denied = event.ruling.applied == action::DENY;
+        let (index, done) = match (event.kind, denied) {
+            (kind::DENY, false) => (event.ruling.reported_rule, "audit"),
+            (_, false) => (event.ruling.applied_rule, "allow"),
+            (_, true) => (event.ruling.applied_rule, "deny"),
+        };
+        let rules = node.rules(event.policy);
+        let rule = rules.and_then(|rules| rules.get(index as usize));
+        let has_ports = matches!(event.protocol, 6 | 17 | 132) && event.opaque == opaque::NONE;
+        let destination = address_from(event.remote);
+        Line {
+            v: SCHEMA,
+            ts: wall_clock(event.time_ns),
+            kind: if event.kind == kind::CONNECT { "connect" } else { "deny" },
+            pod: record.map(|record| self.pod(record, event.pid, node)),
+            src: Some(address_from(event.source)).filter(|address| !address.is_unspecified()),
+            sport: (event.local_port != 0).then_some(event.local_port),
+            dst: destination,
+            dport: has_ports.then_some(event.remote_port),
+            proto: protocol(event.protocol, destination),
+            pid: (event.pid != 0).then_some(event.pid),
+            comm: (event.pid != 0).then(|| text(&event.comm)),
+            action: done,
+            policy: rule.map(policy_name),
+            rule: rule.map(rule_name),
+            reason: reason(event, index, rules.is_some(), rule),
+            hook: match event.hook {
+                hook::CONNECT => "connect",
+                hook::SENDMSG => "sendmsg",
+                _ => "egress",
+            },
+            repeats: event.repeats,
+        }
+    }
+
+    fn pod(&self, record: &Record, pid: u32, node: &Node) -> PodLine {
+        PodLine {
+            namespace: record.pod.namespace.clone(),
+            name: record.pod.name.clone(),
+            uid: record.pod.uid.clone(),
+            container: node.cgroup_of(pid).and_then(|path| container(&path, &record.path)),
+            qos: qos(&record.path),
+            node: self.node_name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pod = self.pod.as_ref().map_or("?".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
+        write!(f, "{:.3} {:<7} {:<5} {pod}", self.ts, self.kind, self.action)?;
+        if let (Some(comm), Some(pid)) = (&self.comm, self.pid) {
+            write!(f, " {comm}[{pid}]")?;
+        }
+        write!(f, " -> {} ", self.proto)?;
+        match (self.dst, self.dport) {
+            (IpAddr::V6(address), Some(port)) => write!(f, "[{address}]:{port}")?,
+            (address, Some(port)) => write!(f, "{address}:{port}")?,
+            (address, None) => write!(f, "{address}")?,
+        }
+        write!(f, " ({})", self.reason)?;
+        if self.repeats > 0 {
+            write!(f, " and {} more", self.repeats)?;
+        }
+        Ok(())
+    }
+}
+
+fn reason(event: &FlowEvent, index: u32, rules_known: bool, rule: Option<&RuleRef>) -> String {
+    let unreadable = match event.opaque {
+        opaque::FRAGMENT => ", cannot be read: a fragment",
+        opaque::IP_OPTIONS => ", cannot be read: IP options",
+        opaque::EXTENSION_HEADER => ", cannot be read: IPv6 extension headers",
+        opaque::ENCAPSULATED => ", cannot be read: IP in IP",
+        opaque::MALFORMED => ", cannot be read: malformed",
+        _ => "",
+    };
+    let by = match (event.reason, rule) {
+        (reason::POLICY_MISSING, _) => "its policy is not in the kernel".to_owned(),
+        (_, Some(rule)) => rule.to_string(),
+        (_, None) if index == NO_RULE && event.policy == 0 => "no policy selects the pod".to_owned(),
+        (_, None) if index == NO_RULE => "no rule matches".to_owned(),
+        (_, None) if rules_known => format!("rule {index} of compiled policy {}", event.policy),
+        (_, None) => "a policy of an earlier agent".to_owned(),
+    };
+    by + unreadable
+}
+
+fn policy_name(rule: &RuleRef) -> String {
+    match &rule.policy.namespace {
+        Some(namespace) => format!("{namespace}/{}", rule.policy.name),
+        None => rule.policy.name.clone(),
+    }
+}
+
+fn rule_name(rule: &RuleRef) -> String {
+    match &rule.rule {
+        Some(id) => id.name.clone().unwrap_or_else(|| id.index.to_string()),
+        None => "default".to_owned(),
+    }
+}
+
+fn protocol(number: u8, destination: IpAddr) -> String {
+    match (number, destination.is_ipv6()) {
+        (6, _) => "tcp".to_owned(),
+        (17, _) => "udp".to_owned(),
+        (132, _) => "sctp".to_owned(),
+        (1, false) => "icmp".to_owned(),
+        (58, true) => "icmpv6".to_owned(),
+        _ => number.to_string(),
+    }
+}
+
+/// A command name, which any process may choose: printable ASCII only, so that a terminal is safe with it.
+fn text(comm: &[u8; 16]) -> String {
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    comm[..end]
+        .iter()
+        .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { *byte as char } else { '?' })
+        .collect()
+}
+
+/// The directory below the pod's, without what runtimes put around a container's id.
+fn container(path: &Path, pod: &Path) -> Option<String> {
+    let name = path.strip_prefix(pod).ok()?.components().next()?.as_os_str().to_str()?;
+    let name = name.strip_suffix(".scope").unwrap_or(name);
+    Some(name.rsplit('-').next().unwrap_or(name).to_owned())
+}
+
+fn qos(path: &Path) -> &'static str {
+    let path = path.to_string_lossy().to_ascii_lowercase();
+    if path.contains("burstable") {
+        "Burstable"
+    } else if path.contains("besteffort") {
+        "BestEffort"
+    } else {
+        "Guaranteed"
+    }
+}
+
+/// The wall clock at a time of the boot clock.
+fn wall_clock(boot_ns: u64) -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    let Ok(boot_now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME) else { return now };
+    let age = std::time::Duration::from(boot_now).saturating_sub(std::time::Duration::from_nanos(boot_ns));
+    now.checked_sub(age).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_cannot_write_on_the_terminal() {
+        let mut comm = [0; 16];
+        comm[..8].copy_from_slice(b"a\x1b[2J\n\xffb");
+        assert_eq!(text(&comm), "a?[2J??b");
+    }
+
+    #[test]
+    fn containers_are_named_by_their_id() {
+        let pod = Path::new("/c/kubepods/burstable/pod1");
+        assert_eq!(container(&pod.join("abc/nested"), pod).as_deref(), Some("abc"));
+        assert_eq!(container(&pod.join("cri-containerd-abc.scope"), pod).as_deref(), Some("abc"));
+        assert_eq!(container(pod, pod), None);
+    }
+
+    #[test]
+    fn the_class_of_service_is_in_the_path() {
+        assert_eq!(qos(Path::new("/c/kubepods.slice/kubepods-burstable.slice/x")), "Burstable");
+        assert_eq!(qos(Path::new("/c/kubepods/besteffort/podx")), "BestEffort");
+        assert_eq!(qos(Path::new("/c/kubepods/podx")), "Guaranteed");
+    }
+}

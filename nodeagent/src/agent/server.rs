@@ -1,0 +1,158 @@
+//! The agent's sockets: one request and one reply per connection, for root only, and not for root in a pod.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sluice_api::frame::{self, FrameError};
+use sluice_api::{Call, Outcome, PROTOCOL_VERSION, Refusal, RefusalKind, Reply, Request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Shared, store};
+
+/// How long a peer may take to send its request, and to read the reply.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Connections that are served at once; the others wait in the backlog.
+const AT_ONCE: usize = 128;
+
+/// Listens on a path that only root can open.
+pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    store::remove(path)?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot close {} to others", path.display()))?;
+    Ok(listener)
+}
+
+/// Serves a socket for good.
+pub(super) async fn serve<Q, A>(
+    listener: UnixListener,
+    shared: Arc<Shared>,
+    answer: fn(&Shared, Q) -> A,
+) -> anyhow::Result<()>
+where
+    Q: DeserializeOwned + Send + 'static,
+    A: Serialize + From<Refusal> + Send + Sync + 'static,
+{
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await?;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    if let Err(error) = converse(stream, &shared, answer).await {
+                        tracing::warn!(%error, "a connection was dropped");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, for one: wait for some to come back.
+                tracing::error!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse<Q, A>(
+    mut stream: UnixStream,
+    shared: &Shared,
+    answer: fn(&Shared, Q) -> A,
+) -> Result<(), FrameError>
+where
+    Q: DeserializeOwned,
+    A: Serialize + From<Refusal>,
+{
+    if let Err(refusal) = check_peer(&stream, shared) {
+        tracing::warn!(message = refusal.message, "a peer was refused");
+        return send(&mut stream, &A::from(refusal)).await;
+    }
+    let reply = match receive(&mut stream).await {
+        Ok(request) => answer(shared, request),
+        Err(error @ FrameError::Io(_)) => return Err(error),
+        Err(error) => A::from(Refusal { kind: RefusalKind::Invalid, message: error.to_string() }),
+    };
+    send(&mut stream, &reply).await
+}
+
+async fn receive<Q: DeserializeOwned>(stream: &mut UnixStream) -> Result<Q, FrameError> {
+    let read = async {
+        let mut header = [0; 4];
+        stream.read_exact(&mut header).await?;
+        let mut body = vec![0; frame::body_length(header)?];
+        stream.read_exact(&mut body).await?;
+        frame::decode(&body)
+    };
+    timeout(PATIENCE, read).await.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))?
+}
+
+async fn send<A: Serialize>(stream: &mut UnixStream, reply: &A) -> Result<(), FrameError> {
+    let bytes = frame::encode(reply)?;
+    let write = stream.write_all(&bytes);
+    Ok(timeout(PATIENCE, write).await.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??)
+}
+
+/// Root, and not in a pod: a container that was given the socket by mistake cannot rule the node with it.
+fn check_peer(stream: &UnixStream, shared: &Shared) -> Result<(), Refusal> {
+    let refuse = |message: String| Err(Refusal { kind: RefusalKind::Invalid, message });
+    let peer = match stream.peer_cred() {
+        Ok(peer) => peer,
+        Err(error) => return refuse(format!("the peer cannot be known: {error}")),
+    };
+    if peer.uid() != 0 {
+        return refuse(format!("the peer's uid is {}; only root may ask", peer.uid()));
+    }
+    let Some(pid) = peer.pid().and_then(|pid| u32::try_from(pid).ok()) else {
+        return refuse("the peer's process is not visible from here".to_owned());
+    };
+    let node = shared.node();
+    match node.cgroup_of(pid) {
+        Some(path) if node.is_inside_pod(&path) => {
+            refuse(format!("process {pid} is in a pod ({})", path.display()))
+        }
+        // A process that is gone already gets no answer anyway.
+        _ => Ok(()),
+    }
+}
+
+/// Answers the plugin.
+pub(super) fn answer_cni(shared: &Shared, request: Request) -> Reply {
+    if request.version != PROTOCOL_VERSION {
+        let message = format!(
+            "the plugin speaks version {} of the protocol, this agent {PROTOCOL_VERSION}; install both from one release",
+            request.version
+        );
+        return Refusal { kind: RefusalKind::Invalid, message }.into();
+    }
+    let mut node = shared.node();
+    let done = match &request.call {
+        Call::Add(add) => node.add(add),
+        Call::Del(attachment) => node.del(attachment),
+        Call::Check(attachment) => node.check_attachment(attachment),
+        Call::Gc { network, valid } => node.gc(network, &valid.iter().cloned().collect::<BTreeSet<_>>()),
+        Call::Status => Ok(()),
+    };
+    drop(node);
+    match done {
+        Ok(()) => {
+            tracing::debug!(call = ?request.call, "done");
+            Reply { version: PROTOCOL_VERSION, outcome: Outcome::Done }
+        }
+        Err(error) => {
+            tracing::error!(%error, call = ?request.call, "refused");
+            Refusal::from(&error).into()
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use sluice_policy::Posture;
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{self, Format};
+use crate::{commands, selftest};
+
+/// Exit code for an error that no other code describes.
+pub const EXIT_ERROR: u8 = 1;
+
+/// Per-pod egress firewall for Kubernetes and containerd nodes.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  sluice agent                          govern this node by /etc/sluice/policies
+  sluice agent --output json            the same, events as JSON lines
+  sluice agent --posture log            judge and tell, but let everything pass
+  sluice status                         what is governed, by what, since when
+  sluice detach                         take everything of Sluice out of the kernel";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node agent: attach the programs, serve the CNI plugin, print events.
+    ///
+    /// Stopping it, or killing it, changes nothing: programs and policies stay in the kernel.
+    Agent(Box<AgentArgs>),
+    /// Show what the agent governs.
+    ///
+    /// Exit codes: 0 ready, 1 running with errors in the policy directory, 3 no agent answers.
+    Status(StatusArgs),
+    /// Take everything of Sluice out of the kernel: no pod is governed after it.
+    Detach(DetachArgs),
+    /// Compare this kernel's verdicts with the reference evaluator's, on random policies and packets.
+    ///
+    /// Touches nothing of a running agent. Exit codes: 0 no difference, 1 differences or an error.
+    SelfTest(SelfTestArgs),
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AgentArgs {
+    /// Attach the programs at this cgroup v2 directory [default: where the hierarchy is mounted].
+    #[arg(long, env = "SLUICE_CGROUP_ROOT", value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// Pin programs and maps below this directory of a BPF file system.
+    #[arg(long, env = "SLUICE_BPFFS", value_name = "DIR", default_value = DEFAULT_BPFFS)]
+    bpffs: PathBuf,
+    /// Sockets, and what is forgotten at boot.
+    #[arg(long, env = "SLUICE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// What is kept over a boot: the last good of every policy file.
+    #[arg(long, env = "SLUICE_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
+    /// Policy files: *.yaml, *.yml, *.json. They must be root's and writable by nobody else.
+    #[arg(long, env = "SLUICE_POLICIES", value_name = "DIR", default_value = "/etc/sluice/policies")]
+    policies: PathBuf,
+    /// What is done with a verdict.
+    #[arg(long, env = "SLUICE_POSTURE", value_enum, default_value_t = PostureArg::Enforce)]
+    posture: PostureArg,
+    /// How events are printed on standard output.
+    #[arg(long, short, env = "SLUICE_OUTPUT", value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// The node's name in events [default: the host's name].
+    #[arg(long, env = "SLUICE_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// The agent's run directory.
+    #[arg(long, env = "SLUICE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// How it is printed.
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct DetachArgs {
+    /// Where programs and maps are pinned.
+    #[arg(long, env = "SLUICE_BPFFS", value_name = "DIR", default_value = DEFAULT_BPFFS)]
+    bpffs: PathBuf,
+    /// The agent's run directory, whose records are removed.
+    #[arg(long, env = "SLUICE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct SelfTestArgs {
+    /// How many packets.
+    #[arg(long, default_value_t = 100_000)]
+    pairs: u64,
+    /// The seed, to do a run again [default: from the clock].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Make the run's own cgroup below this one [default: where the hierarchy is mounted].
+    #[arg(long, env = "SLUICE_CGROUP_ROOT", value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// Compile wrongly on purpose, to see that it is found.
+    #[arg(long)]
+    plant_fault: bool,
+    /// How the outcome is printed.
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+const DEFAULT_RUN_DIR: &str = "/run/sluice";
+const DEFAULT_STATE_DIR: &str = "/var/lib/sluice";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PostureArg {
+    /// Judge nothing.
+    Observe,
+    /// Judge and tell; let everything pass.
+    Log,
+    /// Judge, tell, and drop what is denied.
+    Enforce,
+}
+
+/// Runs the command line; the result is the process's exit code.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Agent(args) => agent::run(options(*args)).map(|()| ExitCode::SUCCESS),
+        Command::Status(args) => commands::status(&args.run_dir, args.output),
+        Command::Detach(args) => commands::detach(&args.bpffs, &args.run_dir),
+        Command::SelfTest(args) => {
+            let clock = || jiff::Timestamp::now().as_nanosecond() as u64;
+            let options = selftest::Options {
+                pairs: args.pairs,
+                seed: args.seed.unwrap_or_else(clock),
+                cgroup_root: args.cgroup_root,
+                plant_fault: args.plant_fault,
+            };
+            commands::self_test(&options, args.output)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn options(args: AgentArgs) -> agent::Options {
+    let host = || {
+        nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into())
+    };
+    agent::Options {
+        cgroup_root: args.cgroup_root,
+        bpffs: args.bpffs,
+        run_dir: args.run_dir,
+        state_dir: args.state_dir,
+        policies: args.policies,
+        posture: match args.posture {
+            PostureArg::Observe => Posture::Observe,
+            PostureArg::Log => Posture::Log,
+            PostureArg::Enforce => Posture::Enforce,
+        },
+        output: args.output,
+        node_name: args.node_name.unwrap_or_else(host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

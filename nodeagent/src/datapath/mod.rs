@@ -1,0 +1,445 @@
+//! The kernel side: programs, links and maps. The only module that knows aya.
+//!
+//! ```text
+//! <bpffs>/sluice/<ABI version>/maps/<NAME>       the maps, shared by every agent of this ABI
+//! <bpffs>/sluice/<ABI version>/links/<program>   the links; what is pinned keeps working without an agent
+//! ```
+//!
+//! Starting again changes nothing that packets notice: maps are opened, not made, and the program behind a pinned link
+//! is exchanged in one step.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::{Program, ProgramError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use sluice_abi::{
+    ABI_VERSION, AddressKey, ConfigValue, EndpointValue, FlowEvent, MAX_ENDPOINTS, MAX_OWN_ADDRESSES,
+    PortKey, RulingValue, SlotWord, V4_MAPPED, counter,
+};
+
+mod install;
+mod shared;
+mod sys;
+
+pub use install::Ruleset;
+use shared::Shared;
+use sys::AttachType;
+pub use sys::TestRun;
+
+/// The kernel programs, as `ebpf/build` compiled them.
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
+
+/// Every map, by its name in the object.
+const MAPS: [&str; 13] = [
+    "CONFIG",
+    "ENDPOINTS",
+    "SLOTS",
+    "ADDRESSES",
+    "PORTS",
+    "FLOWS",
+    "ORIGINS",
+    "REPLIES",
+    "OWN",
+    "DENIALS",
+    "BUDGETS",
+    "COUNTERS",
+    "EVENTS",
+];
+
+/// Every program and its place. Egress comes last: when it judges, all that it leans on is there.
+const PROGRAMS: [(&str, AttachType); 7] = [
+    ("sock_create", AttachType::SockCreate),
+    ("connect4", AttachType::Inet4Connect),
+    ("connect6", AttachType::Inet6Connect),
+    ("sendmsg4", AttachType::Udp4Sendmsg),
+    ("sendmsg6", AttachType::Udp6Sendmsg),
+    ("ingress", AttachType::InetIngress),
+    ("egress", AttachType::InetEgress),
+];
+
+/// Why the kernel side is not as it was asked to be.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The directory for pins is not on a bpffs.
+    #[error(
+        "{path} is not on a BPF file system; mount one with `mount -t bpf bpf {path}` or give another --bpffs"
+    )]
+    NotBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The cgroup root is not a cgroup v2 directory.
+    #[error(
+        "{path} is not a directory of cgroup v2; give the unified hierarchy's directory as --cgroup-root"
+    )]
+    NotCgroup2 {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The object could not be loaded: the maps, or its BTF.
+    #[error("cannot load the kernel programs: {0}")]
+    Load(#[from] Box<EbpfError>),
+    /// The verifier or the kernel refused a program.
+    #[error(
+        "the kernel refuses the program `{name}` (Linux 5.10 or later with cgroup BPF is needed): {source}"
+    )]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// A program could not be attached, or its link not kept.
+    #[error("cannot {action} the link of `{name}`: {source}")]
+    Link {
+        /// What was tried.
+        action: &'static str,
+        /// The program.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A map did not take or give what it should.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: Box<MapError>,
+    },
+    /// A program could not be run on a packet.
+    #[error("cannot run a program on a test packet: {source}")]
+    TestRun {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A map is missing from the object: the build is broken.
+    #[error("the kernel object has no `{0}`; build again from a clean tree")]
+    Missing(&'static str),
+}
+
+/// An open datapath. Dropping it changes nothing in the kernel.
+pub struct Datapath {
+    endpoints: HashMap<MapData, u64, EndpointValue>,
+    addresses: LpmTrie<MapData, AddressKey, u32>,
+    ports: LpmTrie<MapData, PortKey, RulingValue>,
+    counters: PerCpuArray<MapData, u64>,
+    config: Shared,
+    slots: Shared,
+    next_policy: u32,
+    next_list: u32,
+    next_generation: u32,
+}
+
+/// Where the programs are attached and where that is kept.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// A cgroup v2 directory.
+    pub cgroup_root: PathBuf,
+    /// A directory on a bpffs.
+    pub bpffs: PathBuf,
+}
+
+impl Place {
+    fn base(&self) -> PathBuf {
+        self.bpffs.join("sluice").join(ABI_VERSION.to_string())
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.base().join("maps")
+    }
+
+    fn links(&self) -> PathBuf {
+        self.base().join("links")
+    }
+}
+
+/// The events of a datapath.
+pub type Events = RingBuf<MapData>;
+
+impl Datapath {
+    /// Loads the programs, opens or makes the maps, and attaches or exchanges each program.
+    pub fn open(place: &Place) -> Result<(Self, Events), DatapathError> {
+        check_place(place)?;
+        for directory in [place.maps(), place.links()] {
+            fs::create_dir_all(&directory).map_err(|source| DatapathError::Io {
+                action: "create",
+                path: directory,
+                source,
+            })?;
+        }
+        let mut loader = EbpfLoader::new();
+        loader.allow_unsupported_maps();
+        for name in MAPS {
+            loader.map_pin_path(name, place.maps().join(name));
+        }
+        let mut object = loader.load(OBJECT).map_err(Box::new)?;
+        let cgroup = fs::File::open(&place.cgroup_root).map_err(|source| DatapathError::Io {
+            action: "open",
+            path: place.cgroup_root.clone(),
+            source,
+        })?;
+        let mut datapath = Self::from_maps(&mut object, place)?;
+        for (name, at) in PROGRAMS {
+            attach(&mut object, name, at, &cgroup, &place.links().join(name))?;
+        }
+        datapath.find_next_ids()?;
+        let events = take(&mut object, "EVENTS")?;
+        Ok((datapath, events))
+    }
+
+    fn from_maps(object: &mut Ebpf, place: &Place) -> Result<Self, DatapathError> {
+        let shared = |name: &'static str, words: usize| {
+            let path = place.maps().join(name);
+            let opened = sys::open_pin(&path).and_then(|map| Shared::map(map.as_fd(), words));
+            opened.map_err(|source| DatapathError::Io { action: "map into memory", path, source })
+        };
+        Ok(Self {
+            endpoints: take(object, "ENDPOINTS")?,
+            addresses: take(object, "ADDRESSES")?,
+            ports: take(object, "PORTS")?,
+            counters: take(object, "COUNTERS")?,
+            slots: shared("SLOTS", MAX_ENDPOINTS as usize)?,
+            config: shared("CONFIG", size_of::<ConfigValue>() / size_of::<u64>())?,
+            next_policy: 1,
+            next_list: 1,
+            next_generation: 1,
+        })
+    }
+
+    /// Ids are not used again while anything in the kernel may still hold them.
+    fn find_next_ids(&mut self) -> Result<(), DatapathError> {
+        for entry in self.addresses.iter() {
+            let (key, list) = entry.map_err(map_error("ADDRESSES"))?;
+            self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
+            self.next_list = self.next_list.max(list + 1);
+        }
+        for key in self.ports.keys() {
+            self.next_list = self.next_list.max({ key.map_err(map_error("PORTS"))?.data() }.list + 1);
+        }
+        for slot in 0..MAX_ENDPOINTS {
+            let word = self.slot(slot);
+            self.next_generation = self.next_generation.max(word.generation().wrapping_add(1));
+            self.next_policy = self.next_policy.max(word.policy() + 1);
+        }
+        Ok(())
+    }
+
+    /// The policy in force for a slot.
+    pub fn slot(&self, slot: u32) -> SlotWord {
+        SlotWord(self.slots.load(slot as usize))
+    }
+
+    /// Puts a policy in force for a slot: one store, seen whole by every packet from now on.
+    pub fn flip(&mut self, slot: u32, policy: u32) {
+        self.slots.store(slot as usize, SlotWord::new(policy, self.next_generation).0);
+        self.next_generation = self.next_generation.wrapping_add(1).max(1);
+    }
+
+    /// Says at which levels of the cgroup tree endpoints are.
+    pub fn set_levels(&mut self, levels: &BTreeSet<u32>) {
+        self.config.store(0, levels.iter().fold(0, |mask, level| mask | 1 << level));
+    }
+
+    /// Makes a cgroup an endpoint. Its slot's word must be in place by then.
+    pub fn set_endpoint(&mut self, cgroup: u64, slot: u32, own: &[IpAddr]) -> Result<(), DatapathError> {
+        let mut value = EndpointValue {
+            slot,
+            own_count: own.len().min(MAX_OWN_ADDRESSES) as u32,
+            own: [[0; 16]; MAX_OWN_ADDRESSES],
+        };
+        for (place, address) in value.own.iter_mut().zip(own) {
+            *place = address_bytes(*address);
+        }
+        self.endpoints.insert(cgroup, value, 0).map_err(map_error("ENDPOINTS"))
+    }
+
+    /// Makes a cgroup an endpoint no longer. What was never one is no error.
+    pub fn remove_endpoint(&mut self, cgroup: u64) -> Result<(), DatapathError> {
+        install::gone(self.endpoints.remove(&cgroup), "ENDPOINTS")
+    }
+
+    /// Every endpoint that the kernel knows: cgroup id and slot.
+    pub fn endpoints(&self) -> Result<Vec<(u64, u32)>, DatapathError> {
+        self.endpoints
+            .iter()
+            .map(|entry| entry.map(|(cgroup, value)| (cgroup, value.slot)).map_err(map_error("ENDPOINTS")))
+            .collect()
+    }
+
+    /// The program behind a pinned link: what packets meet.
+    pub fn program(&self, place: &Place, name: &'static str) -> Result<OwnedFd, DatapathError> {
+        let opened = sys::open_pin(&place.links().join(name))
+            .and_then(|link| sys::link_info(link.as_fd()))
+            .and_then(|info| sys::program_by_id(info.program));
+        opened.map_err(|source| DatapathError::Link { action: "open the program behind", name, source })
+    }
+
+    /// The counters of [`sluice_abi::counter`], summed over the CPUs.
+    pub fn counters(&self) -> Result<[u64; counter::COUNT as usize], DatapathError> {
+        let mut sums = [0; counter::COUNT as usize];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let values = self.counters.get(&(index as u32), 0).map_err(map_error("COUNTERS"))?;
+            *sum = values.iter().sum();
+        }
+        Ok(sums)
+    }
+}
+
+/// Runs an egress or ingress program on a packet `repeat` times (`BPF_PROG_TEST_RUN`). The first 14 bytes of `packet`
+/// are an Ethernet header; `interface` is the index of the device by which it goes.
+pub fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    interface: u32,
+    repeat: u32,
+) -> Result<TestRun, DatapathError> {
+    sys::test_run(program, packet, interface, repeat).map_err(|source| DatapathError::TestRun { source })
+}
+
+/// Reads an event out of the ring buffer's bytes.
+pub fn read_event(bytes: &[u8]) -> Option<FlowEvent> {
+    if bytes.len() < size_of::<FlowEvent>() {
+        return None;
+    }
+    // SAFETY: at least as many readable bytes as the struct has, every pattern of which is a value of it; the read asks
+    // for no alignment.
+    Some(unsafe { bytes.as_ptr().cast::<FlowEvent>().read_unaligned() })
+}
+
+/// An address as the maps hold it.
+pub fn address_bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// An address out of the maps' form.
+pub fn address_from(bytes: [u8; 16]) -> IpAddr {
+    let v6 = std::net::Ipv6Addr::from(bytes);
+    if bytes[..12] == V4_MAPPED {
+        v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+    } else {
+        IpAddr::V6(v6)
+    }
+}
+
+/// Takes everything of Sluice out of the kernel: programs are detached, whoever holds them, then all pins removed.
+/// Says what it removed.
+pub fn detach(bpffs: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    let base = bpffs.join("sluice");
+    let mut removed = Vec::new();
+    let versions = match fs::read_dir(&base) {
+        Ok(versions) => versions,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
+        Err(source) => return Err(DatapathError::Io { action: "read", path: base, source }),
+    };
+    for version in versions.flatten() {
+        for part in ["links", "maps"] {
+            let directory = version.path().join(part);
+            for pin in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let path = pin.path();
+                if part == "links" {
+                    sys::open_pin(&path).and_then(|link| sys::link_detach(link.as_fd())).map_err(
+                        |source| DatapathError::Io { action: "detach", path: path.clone(), source },
+                    )?;
+                }
+                remove(&path, fs::remove_file)?;
+                removed.push(path);
+            }
+            remove(&directory, fs::remove_dir)?;
+        }
+        remove(&version.path(), fs::remove_dir)?;
+    }
+    remove(&base, fs::remove_dir)?;
+    Ok(removed)
+}
+
+fn remove(path: &Path, how: impl Fn(PathBuf) -> io::Result<()>) -> Result<(), DatapathError> {
+    match how(path.to_owned()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DatapathError::Io { action: "remove", path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_place(place: &Place) -> Result<(), DatapathError> {
+    let file_system = |path: &Path| nix::sys::statfs::statfs(path).map(|stat| stat.filesystem_type());
+    if file_system(&place.bpffs) != Ok(nix::sys::statfs::BPF_FS_MAGIC) {
+        return Err(DatapathError::NotBpffs { path: place.bpffs.clone() });
+    }
+    if file_system(&place.cgroup_root) != Ok(nix::sys::statfs::CGROUP2_SUPER_MAGIC) {
+        return Err(DatapathError::NotCgroup2 { path: place.cgroup_root.clone() });
+    }
+    Ok(())
+}
+
+/// Loads a program and puts it behind its pinned link; makes the link where there is none for this cgroup.
+fn attach(
+    object: &mut Ebpf,
+    name: &'static str,
+    at: AttachType,
+    cgroup: &fs::File,
+    pin: &Path,
+) -> Result<(), DatapathError> {
+    let program = object.program_mut(name).ok_or(DatapathError::Missing(name))?;
+    let refused = |source| DatapathError::Program { name, source: Box::new(source) };
+    match program {
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => return Err(DatapathError::Missing(name)),
+    }
+    .map_err(refused)?;
+    let program = program.fd().map_err(refused)?.as_fd();
+    let failed = |action| move |source| DatapathError::Link { action, name, source };
+
+    let wanted = cgroup.metadata().map_err(failed("look for the cgroup of"))?.ino();
+    match sys::open_pin(pin) {
+        Ok(link) => {
+            let info = sys::link_info(link.as_fd()).map_err(failed("inspect"))?;
+            if info.cgroup == wanted && info.attach_type == at as u32 {
+                return sys::link_update(link.as_fd(), program).map_err(failed("update"));
+            }
+            // Another root than ours, or a cgroup that is gone: this link governs nothing that we are asked to.
+            tracing::warn!(program = name, cgroup = info.cgroup, "replacing a link of another cgroup");
+            sys::link_detach(link.as_fd()).map_err(failed("detach"))?;
+            fs::remove_file(pin).map_err(failed("unpin"))?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("open")(error)),
+    }
+    let link = sys::link_create(program, cgroup.as_fd(), at).map_err(failed("create"))?;
+    sys::pin(link.as_fd(), pin).map_err(failed("pin"))
+}
+
+fn take<M>(object: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = object.take_map(name).ok_or(DatapathError::Missing(name))?;
+    M::try_from(map).map_err(map_error(name))
+}
+
+fn map_error(name: &'static str) -> impl Fn(MapError) -> DatapathError {
+    move |source| DatapathError::Map { name, source: Box::new(source) }
+}
