@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
-use sluice_conformance::suite::{demo, first_packet, smoke};
+use sluice_conformance::suite::{broken_input, demo, edits, first_packet, inbound, meaning, smoke};
 
 /// Black-box suites of Sluice.
 #[derive(Debug, Parser)]
@@ -43,8 +44,43 @@ enum Suite {
         #[arg(long, default_value_t = 2)]
         parallel: u32,
     },
+    /// A pod that may send nothing answers whoever asks it, and sends nothing of its own.
+    Inbound,
+    /// Bad input of every kind gives a clear error and changes nothing.
+    BrokenInput,
+    /// A policy change is seen whole or not at all, by old flows too.
+    Edits {
+        /// Edits under traffic.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..))]
+        flips: u32,
+    },
+    /// The kernel judges as the reference evaluator does, for every policy and flow.
+    Meaning {
+        /// Packets that the kernel's programs judge without traffic.
+        #[arg(long, default_value_t = 1_000_000)]
+        pairs: u64,
+        /// Flows that a pod tries with real sockets.
+        #[arg(long, default_value_t = 5000)]
+        sockets: u32,
+    },
+    /// Measure, and hold the figures against their aims.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Show in a minute what Sluice does.
     Demo,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// What a packet costs in the egress program, beside the least that it could cost.
+    Datapath {
+        /// Packets for each figure.
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+        repeats: u32,
+        /// Interleaved rounds.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(20..))]
+        rounds: u32,
+    },
 }
 
 fn run(command: &Command) -> Result<bool> {
@@ -53,7 +89,21 @@ fn run(command: &Command) -> Result<bool> {
         rig::block_on(async {
             let report = match &command.suite {
                 Suite::Smoke => smoke::run(place, seed).await?,
+                Suite::Inbound => inbound::run(place, seed).await?,
+                Suite::BrokenInput => broken_input::run(place, seed).await?,
                 Suite::Demo => demo::run(place, seed).await?,
+                Suite::Edits { flips } => {
+                    let options = edits::Options { flips: *flips, seed };
+                    edits::run(place, options).await?
+                }
+                Suite::Meaning { pairs, sockets } => {
+                    let options = meaning::Options { pairs: *pairs, sockets: *sockets, seed };
+                    meaning::run(place, options).await?
+                }
+                Suite::Bench(Bench::Datapath { repeats, rounds }) => {
+                    let options = bench::datapath::Options { repeats: *repeats, rounds: *rounds, seed };
+                    bench::datapath::run(place, options)?
+                }
                 Suite::FirstPacket { pods, parallel } => {
                     let options = first_packet::Options { pods: *pods, parallel: *parallel, seed };
                     first_packet::run(place, options).await?

@@ -8,6 +8,7 @@ use sluice_policy::Posture;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::{self, Format};
+use crate::commands::policy::PolicyCommand;
 use crate::{commands, selftest};
 
 /// Exit code for an error that no other code describes.
@@ -26,6 +27,8 @@ const EXAMPLES: &str = "Examples:
   sluice agent --output json            the same, events as JSON lines
   sluice agent --posture log            judge and tell, but let everything pass
   sluice status                         what is governed, by what, since when
+  sluice policy check policies/         errors and warnings of policy files
+  sluice policy test --policy web.yaml --flow 'pod=shop/web dst=203.0.113.7 port=443'
   sluice detach                         take everything of Sluice out of the kernel";
 
 #[derive(Debug, Subcommand)]
@@ -40,10 +43,17 @@ enum Command {
     Status(StatusArgs),
     /// Take everything of Sluice out of the kernel: no pod is governed after it.
     Detach(DetachArgs),
+    /// Check policies and try them out, without a kernel, an agent or root.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Compare this kernel's verdicts with the reference evaluator's, on random policies and packets.
     ///
     /// Touches nothing of a running agent. Exit codes: 0 no difference, 1 differences or an error.
     SelfTest(SelfTestArgs),
+    /// Measure what a packet costs on this kernel, beside the least that it could cost; JSON lines of single rounds.
+    ///
+    /// Touches nothing of a running agent.
+    BenchDatapath(BenchDatapathArgs),
     /// Print a completion script.
     Completions {
         /// For which shell.
@@ -118,18 +128,45 @@ struct SelfTestArgs {
     output: Format,
 }
 
+#[derive(Debug, Args)]
+struct BenchDatapathArgs {
+    /// How often a packet is sent for one figure.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+    /// How many rounds.
+    #[arg(long, default_value_t = 20)]
+    rounds: u32,
+    /// The seed of the order in which things are measured.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Make the run's own cgroup below this one [default: where the hierarchy is mounted].
+    #[arg(long, env = "SLUICE_CGROUP_ROOT", value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+}
+
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 const DEFAULT_RUN_DIR: &str = "/run/sluice";
 const DEFAULT_STATE_DIR: &str = "/var/lib/sluice";
 
+/// `--posture`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum PostureArg {
+pub(crate) enum PostureArg {
     /// Judge nothing.
     Observe,
     /// Judge and tell; let everything pass.
     Log,
     /// Judge, tell, and drop what is denied.
     Enforce,
+}
+
+impl From<PostureArg> for Posture {
+    fn from(posture: PostureArg) -> Self {
+        match posture {
+            PostureArg::Observe => Self::Observe,
+            PostureArg::Log => Self::Log,
+            PostureArg::Enforce => Self::Enforce,
+        }
+    }
 }
 
 /// Runs the command line; the result is the process's exit code.
@@ -154,8 +191,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => agent::run(options(*args)).map(|()| ExitCode::SUCCESS),
         Command::Status(args) => commands::status(&args.run_dir, args.output),
         Command::Detach(args) => commands::detach(&args.bpffs, &args.run_dir),
+        Command::Policy(command) => commands::policy::run(&command),
         Command::SelfTest(args) => {
-            let clock = || jiff::Timestamp::now().as_nanosecond() as u64;
+            let clock = || jiff::Timestamp::now().subsec_nanosecond().unsigned_abs().into();
             let options = selftest::Options {
                 pairs: args.pairs,
                 seed: args.seed.unwrap_or_else(clock),
@@ -163,6 +201,15 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 plant_fault: args.plant_fault,
             };
             commands::self_test(&options, args.output)
+        }
+        Command::BenchDatapath(args) => {
+            let options = selftest::bench::Options {
+                repeats: args.repeats,
+                rounds: args.rounds,
+                seed: args.seed,
+                cgroup_root: args.cgroup_root,
+            };
+            selftest::bench::print(&options).map(|()| ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
@@ -181,11 +228,7 @@ fn options(args: AgentArgs) -> agent::Options {
         run_dir: args.run_dir,
         state_dir: args.state_dir,
         policies: args.policies,
-        posture: match args.posture {
-            PostureArg::Observe => Posture::Observe,
-            PostureArg::Log => Posture::Log,
-            PostureArg::Enforce => Posture::Enforce,
-        },
+        posture: args.posture.into(),
         output: args.output,
         node_name: args.node_name.unwrap_or_else(host),
     }

@@ -9,9 +9,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 mod attempt;
+mod escape;
 mod flood;
 mod pause;
 mod serve;
+mod streams;
 mod sys;
 mod wire;
 
@@ -21,7 +23,10 @@ const USAGE: &str = "usage: sluice-probe COMMAND [--OPTION VALUE]...
   flood --tag N --rounds R --allowed4 IP --allowed6 IP --forbidden4 IP --forbidden6 IP
         --udp-port P --tcp-port P [--seconds S]
   serve --tcp P --udp P     answer whatever comes in
-  connect --to IP --port P --proto tcp|udp|icmp [--count N] [--timeout-ms MS]";
+  streams --flows 'PROTO/IP...' --port P   send without end, by tcp and udp
+  connect --to IP --port P --proto tcp|udp|icmp [--count N] [--timeout-ms MS]
+  escape NAME --tag N --own4 IP --own6 IP --neighbour4 IP --neighbour6 IP --allowed4 IP --allowed6 IP
+         --forbidden4 IP --forbidden6 IP [--directory D] [--seconds S]";
 
 /// The options of a command, as `--name value` pairs.
 struct Options(BTreeMap<String, String>);
@@ -60,9 +65,28 @@ fn flood_plan(options: &Options) -> Result<flood::Plan, String> {
     })
 }
 
+fn escape_plan(options: &Options) -> Result<escape::Plan, String> {
+    let pair = |name: &str| {
+        Ok::<_, String>([options.need(&format!("{name}4"))?, options.need(&format!("{name}6"))?])
+    };
+    Ok(escape::Plan {
+        tag: options.need("tag")?,
+        own: pair("own")?,
+        neighbour: pair("neighbour")?,
+        allowed: pair("allowed")?,
+        forbidden: pair("forbidden")?,
+        directory: options.get("directory")?,
+        lasting: Duration::from_secs_f64(options.get("seconds")?.unwrap_or(0.0)),
+    })
+}
+
 fn run() -> Result<(), String> {
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next().ok_or("no command")?;
+    if command == "escape" {
+        let name = arguments.next().ok_or("escape needs a name")?;
+        return escape::run(&name, &escape_plan(&Options::parse(arguments)?)?);
+    }
     let options = Options::parse(arguments)?;
     match command.as_str() {
         "flood" => flood::run(&flood_plan(&options)?),
@@ -71,6 +95,7 @@ fn run() -> Result<(), String> {
         "serve" => {
             serve::run(options.need("tcp")?, options.need("udp")?).map_err(|e| format!("serve: {e}"))?;
         }
+        "streams" => streams::run(&options.need::<String>("flows")?, options.need("port")?)?,
         "connect" => attempt::run(&attempt::Attempt {
             to: options.need("to")?,
             port: options.get("port")?.unwrap_or(0),

@@ -23,6 +23,10 @@ pub struct ContainerSpec {
     pub name: String,
     /// The probe's subcommand and options.
     pub args: Vec<String>,
+    /// What runs instead of the probe, from a mount; empty: the probe.
+    pub command: Vec<String>,
+    /// Environment variables.
+    pub variables: Vec<(String, String)>,
     /// Capabilities to add and to drop; none: the runtime's defaults, which have `NET_RAW`.
     pub capabilities: Option<Capability>,
     /// Whether it is privileged.

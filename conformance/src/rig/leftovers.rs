@@ -64,8 +64,8 @@ impl Traces {
         for pid in names(Path::new("/proc"))?.iter().filter(|name| name.parse::<u32>().is_ok()) {
             // A process may end while we look.
             let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            if cgroups.contains(PREFIX) {
-                found.insert(format!("process {pid}"));
+            if let Some(cgroup) = cgroups.lines().find(|line| line.contains(PREFIX)) {
+                found.insert(format!("process {pid} in {cgroup}"));
             }
         }
         Ok(Self(found))
@@ -119,6 +119,7 @@ mod tests {
         assert!(!is_foreign(&own));
         assert!(is_foreign("cgroup sluice-rig-1"));
         assert!(!is_foreign("link rig-far"));
+        assert!(is_foreign("process 7 in 0::/sluice-rig-1/kubepods/pod1"));
         let before = Traces(BTreeSet::new());
         let now = Traces(BTreeSet::from([own.clone(), "cgroup sluice-rig-1".to_owned()]));
         assert_eq!(now.since(&before), [own]);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, LinuxContainerConfig,
+    ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, KeyValue, LinuxContainerConfig,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
     NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest, RemovePodSandboxRequest,
     RunPodSandboxRequest, StartContainerRequest, StopPodSandboxRequest,
@@ -305,7 +305,13 @@ fn container_config(
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: spec.name.clone(), attempt }),
         image: Some(ImageSpec { image: PROBE_IMAGE.to_owned(), ..Default::default() }),
+        command: spec.command.clone(),
         args: spec.args.clone(),
+        envs: spec
+            .variables
+            .iter()
+            .map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() })
+            .collect(),
         log_path: log.to_owned(),
         mounts: spec.mounts.clone(),
         linux: Some(LinuxContainerConfig {

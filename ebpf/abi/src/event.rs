@@ -18,6 +18,8 @@ pub mod hook {
     pub const SENDMSG: u8 = 2;
     /// `cgroup_skb/egress`.
     pub const EGRESS: u8 = 3;
+    /// The host's end of the pod's link.
+    pub const WIRE: u8 = 4;
 }
 
 /// Why a verdict fell: [`FlowEvent::reason`].

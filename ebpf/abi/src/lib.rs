@@ -49,8 +49,14 @@ pub mod opaque {
     pub const EXTENSION_HEADER: u8 = 3;
     /// IPv4 or IPv6 inside IP: the destination is in the inner header.
     pub const ENCAPSULATED: u8 = 4;
-    /// Too short, or neither IPv4 nor IPv6.
+    /// Too short, or a header that contradicts itself.
     pub const MALFORMED: u8 = 5;
+    /// Its source is not an address of the pod.
+    pub const FOREIGN_SOURCE: u8 = 6;
+    /// A packet socket put it on the wire.
+    pub const PACKET_SOCKET: u8 = 7;
+    /// Neither IPv4 nor IPv6 nor ARP.
+    pub const NOT_IP: u8 = 8;
 }
 
 /// What a policy says of a flow.

@@ -5,6 +5,7 @@
 //! SLOTS      slot ──► policy id and generation in one word: the only thing that a policy change flips
 //! ADDRESSES  (policy id, address), longest prefix ──► list id
 //! PORTS      (list id, class, port), longest prefix ──► ruling
+//! LINKS      interface index of the host's end of a pod's link ──► cgroup id
 //! FLOWS      socket ──► the ruling of its one flow, good for one generation
 //! ORIGINS    socket ──► who opened it, and in which direction
 //! REPLIES    (endpoint, remote, local port) ──► when the peer last spoke, in a conversation that it began
@@ -145,10 +146,14 @@ pub struct FlowValue {
     pub direction: u8,
     /// Remote address.
     pub remote: [u8; 16],
+    /// Local address.
+    pub local: [u8; 16],
     /// What the policies said.
     pub ruling: RulingValue,
+    /// 1 if this flow was ever allowed.
+    pub was_allowed: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: [u8; 3],
 }
 
 /// Bits of [`OriginValue::flags`].
@@ -253,7 +258,7 @@ const _: () = {
     assert!(size_of::<AddressKey>() == 20);
     assert!(size_of::<PortKey>() == 8);
     assert!(size_of::<RulingValue>() == 12);
-    assert!(size_of::<FlowValue>() == 48);
+    assert!(size_of::<FlowValue>() == 64);
     assert!(size_of::<OriginValue>() == 24);
     assert!(size_of::<ConversationKey>() == 32);
     assert!(size_of::<DenialKey>() == 32);
@@ -263,7 +268,10 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::*;
+    use super::{
+        AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
+        FlowValue, OriginValue, PortKey, RulingValue, SlotWord,
+    };
 
     macro_rules! pod {
         ($($name:ident),+ $(,)?) => {$(

@@ -54,6 +54,20 @@ impl Address {
         Self { high: u64::from_be(words[0]), low: u64::from_be(words[1]) }
     }
 
+    /// What a host may send from before it has an address, or beside the one it was given: the unspecified addresses,
+    /// and IPv6 link-local (RFC 4291, section 2.5.6).
+    #[inline(always)]
+    pub fn is_provisional(self) -> bool {
+        let unspecified = self.high == 0 && (self.low == 0 || self.low == MAPPED_PREFIX);
+        unspecified || self.high >> 54 == 0xfe80 >> 6
+    }
+
+    /// An IPv4 multicast group, or an IPv6 one that no router forwards (RFC 4291, section 2.7).
+    #[inline(always)]
+    pub fn is_link_multicast(self) -> bool {
+        (self.high == 0 && self.low >> 28 == (MAPPED_PREFIX | 0xe000_0000) >> 28) || self.high >> 48 == 0xff02
+    }
+
     /// 127.0.0.0/8, ::1, or the unspecified address, to which a connect means loopback.
     #[inline(always)]
     pub fn is_local(self) -> bool {

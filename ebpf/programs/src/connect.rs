@@ -5,12 +5,12 @@
 
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::programs::SockAddrContext;
-use sluice_abi::{ConversationKey, REPLY_WINDOW_NS, class, hook, opaque, origin};
+use sluice_abi::{REPLY_WINDOW_NS, class, hook, opaque, origin};
 
 use crate::address::{Address, Family};
+use crate::decide::{conversation, heard_within};
 use crate::endpoint::Endpoint;
 use crate::event;
-use crate::ingress::heard_within;
 use crate::judge::{self, Subject, Verdict};
 use crate::maps::REPLIES;
 use crate::packet::{IPPROTO_TCP, IPPROTO_UDP};
@@ -44,14 +44,7 @@ pub fn try_sendmsg(ctx: &SockAddrContext, family: Family) -> Option<i32> {
     if asked.protocol != IPPROTO_UDP || asked.passes(&endpoint) {
         return None;
     }
-    let key = ConversationKey {
-        endpoint: endpoint.id,
-        remote: asked.remote.bytes(),
-        remote_port: asked.remote_port,
-        local_port: asked.local_port,
-        protocol: asked.protocol,
-        pad: [0; 3],
-    };
+    let key = conversation(&endpoint, asked.remote, asked.remote_port, asked.local_port, asked.protocol);
     if heard_within(REPLIES.get_ptr(key), event::now(), REPLY_WINDOW_NS) {
         return None;
     }
@@ -121,7 +114,7 @@ impl Asked {
         };
         let origin = socket::origin(self.sk);
         if verdict.told() {
-            event::deny(endpoint.id, endpoint.slot, verdict, &subject, origin);
+            event::deny(endpoint, verdict, &subject, origin);
         }
         if verdict.denied() {
             return DROP;

@@ -3,18 +3,17 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{
-    ConversationKey, FlowValue, REPLY_WINDOW_NS, SlotWord, class, counter, direction, hook, origin, reason,
-};
+use sluice_abi::{FlowValue, SlotWord, action, class, counter, direction, hook, opaque};
 
 use crate::address::Address;
+use crate::decide::{Decision, Known, decide, packet_key, touch_own};
 use crate::endpoint::{self, Endpoint};
 use crate::event;
-use crate::ingress::{LOOPBACK, heard_within, touch_own};
-use crate::judge::{self, FREE, Subject, Verdict};
-use crate::maps::{REPLIES, count};
-use crate::packet::Packet;
-use crate::socket::{self, TCP_ESTABLISHED, TCP_LISTEN};
+use crate::ingress::LOOPBACK;
+use crate::judge::Verdict;
+use crate::maps::count;
+use crate::packet::{Packet, TCP_RST};
+use crate::socket::{self, SOCK_RAW, TCP_ESTABLISHED, TCP_LISTEN};
 use crate::{DROP, PASS};
 
 #[inline(always)]
@@ -35,27 +34,33 @@ pub fn try_egress(ctx: &SkBuffContext) -> Option<i32> {
     if sk.is_null() {
         return None;
     }
-    let packet = Packet::read(skb);
+    let mut packet = Packet::read(skb, 0);
     let flow = socket::flow(sk).filter(|flow| is_same(*flow, &packet));
-    if let Some(flow) = flow {
-        // SAFETY: live socket storage, never changed once it is there.
-        let flow = unsafe { &*flow };
-        if endpoint::word(flow.slot).0 == flow.word && flow.ruling.applied == sluice_abi::action::ALLOW {
-            return Some(PASS);
-        }
+    if is_allowed(flow) {
+        return Some(PASS);
     }
-    judge_packet(skb, sk, &packet, flow)
+    judge_packet(skb, sk, &mut packet, flow)
 }
 
 /// Is this packet of the flow that was judged? A socket is not a flow: it may send anywhere.
 #[inline(always)]
-fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
+pub fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
     // SAFETY: live socket storage, never changed once it is there.
     let flow = unsafe { &*flow };
     packet.class != class::OPAQUE
         && flow.protocol == packet.protocol
         && flow.remote_port == packet.destination_port
         && Address::from_bytes(&flow.remote) == packet.destination
+        && Address::from_bytes(&flow.local) == packet.source
+}
+
+/// Was the flow allowed under the policy that is in force now?
+#[inline(always)]
+pub fn is_allowed(flow: Option<*const FlowValue>) -> bool {
+    let Some(flow) = flow else { return false };
+    // SAFETY: live socket storage, never changed once it is there.
+    let flow = unsafe { &*flow };
+    endpoint::word(flow.slot).0 == flow.word && flow.ruling.applied == action::ALLOW
 }
 
 /// The way of the first packet of a flow, of every packet of a socket without one peer, and of every denied packet.
@@ -63,68 +68,67 @@ fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
 fn judge_packet(
     skb: *mut __sk_buff,
     sk: *mut bpf_sock,
-    packet: &Packet,
+    packet: &mut Packet,
     flow: Option<*const FlowValue>,
 ) -> Option<i32> {
     let endpoint = Endpoint::of_packet(skb)?;
+    if endpoint.is_foreign(packet.source) && packet.class != class::OPAQUE {
+        packet.distrust(opaque::FOREIGN_SOURCE);
+    }
     if endpoint.owns(packet.destination) && packet.class != class::OPAQUE {
         return None;
     }
     let origin = socket::origin(sk);
-    // SAFETY: a full socket, whose fields the verifier lets us read.
-    let state = unsafe { (*sk).state };
-    let key = ConversationKey {
-        endpoint: endpoint.id,
-        remote: packet.destination.bytes(),
-        remote_port: packet.destination_port,
-        local_port: packet.source_port,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    };
-    let datagram = packet.class == class::UDP || packet.class == class::SCTP;
-    let now = event::now();
-    let is_reply = match packet.class {
-        class::TCP => {
-            let connected = origin.is_some_and(|origin| origin.flags & origin::CONNECTED != 0);
-            // SAFETY: live socket storage.
-            let known = flow.map(|flow| unsafe { (*flow).direction });
-            // The evidence of a connection is its SYN. It holds for as long as it is remembered: the mark of an own
-            // connection is looked at first.
-            !connected && (known == Some(direction::REPLY) || REPLIES.get_ptr(key).is_some())
-        }
-        class::UDP | class::SCTP => heard_within(REPLIES.get_ptr(key), now, REPLY_WINDOW_NS),
-        _ => false,
-    };
-    let verdict = if is_reply {
-        count(counter::REPLIES);
-        Verdict { word: endpoint.word(), ruling: FREE, reason: reason::POLICY }
-    } else {
-        let subject =
-            Subject { address: packet.destination, port: packet.destination_port, class: packet.class };
-        judge::judge(&endpoint, subject)
-    };
-    if datagram && !is_reply {
-        touch_own(key, now, verdict.denied());
+    // No process opened this socket: it is the network stack's own, in a namespace that the pod made.
+    if origin.is_none() && packet.is_stack_message(skb) {
+        return None;
     }
-    // A socket with one fixed peer keeps the verdict. A reply by datagram does not: its evidence runs out.
-    let fixed = match packet.class {
-        class::TCP => state != TCP_LISTEN,
-        class::UDP => state == TCP_ESTABLISHED && !is_reply,
-        _ => false,
-    };
-    if fixed {
-        remember(sk, &endpoint, packet, &verdict, is_reply);
+    let now = event::now();
+    let Decision { verdict, is_reply } = decide(&endpoint, packet, Known { origin, flow }, now);
+    if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
+        touch_own(packet_key(&endpoint, packet), now, verdict.denied());
+    }
+    // SAFETY: live socket storage, never changed once it is there.
+    let was_allowed = !verdict.denied() || flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });
+    if has_one_peer(sk, packet, is_reply) {
+        remember(sk, &endpoint, packet, &verdict, is_reply, was_allowed);
+    }
+    // The end of a connection that an edit cut, so that the peer does not wait for more. It carries nothing.
+    if verdict.denied() && was_allowed && packet.tcp_flags(skb) & TCP_RST != 0 && packet.is_bare_segment(skb)
+    {
+        return None;
     }
     if verdict.told() {
-        tell(&endpoint, packet, &verdict, origin);
+        event::deny_packet(&endpoint, packet, &verdict, origin, hook::EGRESS);
     } else if !is_reply {
         count(counter::ALLOWED);
     }
     Some(if verdict.denied() { DROP } else { PASS })
 }
 
+/// Does the socket send to this one place only, so that the verdict can be kept with it? A raw socket never does. A reply
+/// by datagram is judged each time: its evidence runs out.
 #[inline(always)]
-fn remember(sk: *mut bpf_sock, endpoint: &Endpoint, packet: &Packet, verdict: &Verdict, is_reply: bool) {
+fn has_one_peer(sk: *mut bpf_sock, packet: &Packet, is_reply: bool) -> bool {
+    // SAFETY: a full socket, whose fields the verifier lets us read.
+    let (state, kind) = unsafe { ((*sk).state, (*sk).type_) };
+    kind != SOCK_RAW
+        && match packet.class {
+            class::TCP => state != TCP_LISTEN,
+            class::UDP => state == TCP_ESTABLISHED && !is_reply,
+            _ => false,
+        }
+}
+
+#[inline(always)]
+fn remember(
+    sk: *mut bpf_sock,
+    endpoint: &Endpoint,
+    packet: &Packet,
+    verdict: &Verdict,
+    is_reply: bool,
+    was_allowed: bool,
+) {
     let SlotWord(word) = verdict.word;
     let mut flow = FlowValue {
         word,
@@ -133,22 +137,10 @@ fn remember(sk: *mut bpf_sock, endpoint: &Endpoint, packet: &Packet, verdict: &V
         protocol: packet.protocol,
         direction: if is_reply { direction::REPLY } else { direction::OWN },
         remote: packet.destination.bytes(),
+        local: packet.source.bytes(),
         ruling: verdict.ruling,
-        pad: 0,
+        was_allowed: u8::from(was_allowed),
+        pad: [0; 3],
     };
     socket::set_flow(sk, &mut flow);
-}
-
-#[inline(always)]
-fn tell(endpoint: &Endpoint, packet: &Packet, verdict: &Verdict, origin: Option<sluice_abi::OriginValue>) {
-    let subject = event::Subject {
-        source: packet.source,
-        remote: packet.destination,
-        local_port: packet.source_port,
-        remote_port: packet.destination_port,
-        protocol: packet.protocol,
-        opaque: packet.opaque,
-        hook: hook::EGRESS,
-    };
-    event::deny(endpoint.id, endpoint.slot, verdict, &subject, origin);
 }

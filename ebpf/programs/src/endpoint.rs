@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgr
 use sluice_abi::{EndpointValue, MAX_CGROUP_LEVEL, MAX_OWN_ADDRESSES, SlotWord};
 
 use crate::address::Address;
-use crate::maps::{CONFIG, ENDPOINTS, SLOTS};
+use crate::maps::{CONFIG, ENDPOINTS, LINKS, SLOTS};
 
 /// A governed pod.
 #[derive(Clone, Copy)]
@@ -32,6 +32,22 @@ impl Endpoint {
         Self::find(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
     }
 
+    /// The pod behind the host's end of a link.
+    #[inline(always)]
+    pub fn of_link(interface: u32) -> Option<Self> {
+        let id = LINKS.get_ptr(interface)?;
+        // SAFETY: a live hash element, an aligned word.
+        Self::by_id(unsafe { *id })
+    }
+
+    #[inline(always)]
+    fn by_id(id: u64) -> Option<Self> {
+        let value = ENDPOINTS.get_ptr(id)?;
+        // SAFETY: a live hash element; `slot` never changes while it is in the map.
+        let slot = unsafe { (*value).slot };
+        Some(Self { id, slot, value })
+    }
+
     #[inline(always)]
     fn find(ancestor: impl Fn(i32) -> u64) -> Option<Self> {
         let config = CONFIG.get_ptr(0)?;
@@ -49,10 +65,8 @@ impl Endpoint {
             if id == 0 {
                 break;
             }
-            if let Some(value) = ENDPOINTS.get_ptr(id) {
-                // SAFETY: a live hash element; `slot` never changes while it is in the map.
-                let slot = unsafe { (*value).slot };
-                return Some(Self { id, slot, value });
+            if let Some(endpoint) = Self::by_id(id) {
+                return Some(endpoint);
             }
         }
         None
@@ -62,6 +76,14 @@ impl Endpoint {
     #[inline(always)]
     pub fn word(&self) -> SlotWord {
         word(self.slot)
+    }
+
+    /// Can this not be the source of what the pod sends? Not known of a pod whose addresses are not.
+    #[inline(always)]
+    pub fn is_foreign(&self, source: Address) -> bool {
+        // SAFETY: `value` points at a live hash element: the program runs in one RCU read section.
+        let known = unsafe { (*self.value).own_count != 0 };
+        known && !source.is_provisional() && !self.owns(source)
     }
 
     /// Is this one of the pod's own addresses?

@@ -11,6 +11,7 @@ use crate::address::Address;
 use crate::endpoint::Endpoint;
 use crate::judge::Verdict;
 use crate::maps::{BUDGETS, DENIALS, EVENTS, count};
+use crate::packet::Packet;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Events that one endpoint may give in a second.
@@ -33,12 +34,12 @@ pub struct Subject {
 
 /// Tells of a denied packet or call, at most once a second for each destination.
 #[inline(always)]
-pub fn deny(endpoint_id: u64, slot: u32, verdict: &Verdict, subject: &Subject, origin: Option<OriginValue>) {
+pub fn deny(endpoint: &Endpoint, verdict: &Verdict, subject: &Subject, origin: Option<OriginValue>) {
     if verdict.denied() {
         count(counter::DENIED);
     }
     let key = DenialKey {
-        endpoint: endpoint_id,
+        endpoint: endpoint.id,
         remote: subject.remote.bytes(),
         remote_port: subject.remote_port,
         protocol: subject.protocol,
@@ -65,35 +66,54 @@ pub fn deny(endpoint_id: u64, slot: u32, verdict: &Verdict, subject: &Subject, o
     } else {
         let _ = DENIALS.insert(key, DenialValue { last_ns: now, repeats: 0 }, u64::from(BPF_ANY));
     }
-    emit(kind::DENY, now, endpoint_id, slot, verdict, subject, origin, repeats);
+    emit(kind::DENY, now, endpoint, verdict, subject, origin, repeats);
+}
+
+/// Tells of a denied packet.
+#[inline(always)]
+pub fn deny_packet(
+    endpoint: &Endpoint,
+    packet: &Packet,
+    verdict: &Verdict,
+    origin: Option<OriginValue>,
+    hook: u8,
+) {
+    let subject = Subject {
+        source: packet.source,
+        remote: packet.destination,
+        local_port: packet.source_port,
+        remote_port: packet.destination_port,
+        protocol: packet.protocol,
+        opaque: packet.opaque,
+        hook,
+    };
+    deny(endpoint, verdict, &subject, origin);
 }
 
 /// Tells of a connection that is being opened.
 #[inline(always)]
 pub fn connect(endpoint: &Endpoint, verdict: &Verdict, subject: &Subject, origin: Option<OriginValue>) {
-    emit(kind::CONNECT, now(), endpoint.id, endpoint.slot, verdict, subject, origin, 0);
+    emit(kind::CONNECT, now(), endpoint, verdict, subject, origin, 0);
 }
 
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "an event is as wide as this; a struct would only rename it")]
 fn emit(
     kind: u8,
     now: u64,
-    endpoint: u64,
-    slot: u32,
+    endpoint: &Endpoint,
     verdict: &Verdict,
     subject: &Subject,
     origin: Option<OriginValue>,
     repeats: u64,
 ) {
-    if !within_budget(slot, now) {
+    if !within_budget(endpoint.slot, now) {
         count(counter::EVENTS_OVER_BUDGET);
         return;
     }
     let (pid, comm) = origin.map_or((0, [0; 16]), |origin| (origin.pid, origin.comm));
     let event = FlowEvent {
         time_ns: now,
-        endpoint,
+        endpoint: endpoint.id,
         repeats,
         policy: verdict.word.policy(),
         pid,

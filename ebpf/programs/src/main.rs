@@ -6,6 +6,7 @@
 //! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
 //! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
+//! | `wire` | `tc` ingress of the host's end of a pod's link | judges what cgroup hooks do not see | 5.10 |
 //! | `sock_create` | `cgroup/sock_create` | notes the process behind raw and ping sockets | 5.10 |
 //!
 //! The entry points are thin; each calls a function of its module that can give up with `None`, which means "not a
@@ -18,6 +19,7 @@
 
 mod address;
 mod connect;
+mod decide;
 mod egress;
 mod endpoint;
 mod event;
@@ -26,9 +28,10 @@ mod judge;
 mod maps;
 mod packet;
 mod socket;
+mod wire;
 
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, TcContext};
 
 /// What a cgroup program answers to let the packet or the call through.
 const PASS: i32 = 1;
@@ -65,6 +68,11 @@ fn sendmsg4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
     connect::try_sendmsg(&ctx, address::Family::V6).unwrap_or(PASS)
+}
+
+#[classifier]
+fn wire(ctx: TcContext) -> i32 {
+    wire::try_wire(&ctx).unwrap_or(wire::NEXT)
 }
 
 #[cgroup_sock(sock_create)]

@@ -34,6 +34,9 @@ pub static ADDRESSES: LpmTrie<AddressKey, u32, RULES> = LpmTrie::new();
 #[btf_map]
 pub static PORTS: LpmTrie<PortKey, RulingValue, RULES> = LpmTrie::new();
 #[btf_map]
+pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+#[btf_map]
 pub static FLOWS: SkStorage<FlowValue> = SkStorage::new();
 #[btf_map]
 pub static ORIGINS: SkStorage<OriginValue> = SkStorage::new();

@@ -21,10 +21,17 @@ const IPPROTO_ICMPV6: u8 = 58;
 const IPPROTO_IPIP: u8 = 4;
 const IPPROTO_IPV6: u8 = 41;
 
-const TCP_SYN: u8 = 0x02;
-const TCP_ACK: u8 = 0x10;
-/// Offset of the flags in a TCP header (RFC 9293, section 3.1).
+const IPPROTO_IGMP: u8 = 2;
+const IPPROTO_HOPOPTS: u8 = 0;
+
+/// TCP flags (RFC 9293, section 3.1).
+pub const TCP_SYN: u8 = 0x02;
+pub const TCP_RST: u8 = 0x04;
+pub const TCP_ACK: u8 = 0x10;
+/// Offset of the flags in a TCP header.
 const TCP_FLAGS: u32 = 13;
+/// Offset of the byte that holds the header's length, in its upper half.
+const TCP_OFFSET: u32 = 12;
 
 /// IPv4 header without options (RFC 791, section 3.1).
 #[repr(C)]
@@ -70,29 +77,37 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Reads the packet of a cgroup_skb program, whose first byte is the IP header's.
+    /// Reads the packet of a program that sees it from byte `start` of its buffer on: 0 in cgroup programs, the length of
+    /// the Ethernet header in classifiers.
     #[inline(always)]
-    pub fn read(skb: *mut __sk_buff) -> Self {
+    pub fn read(skb: *mut __sk_buff, start: u32) -> Self {
         // SAFETY: `skb` is the program's context.
         let protocol = unsafe { (*skb).protocol };
         let read = if protocol == ETH_P_IP {
-            Self::read_v4(skb)
+            Self::read_v4(skb, start)
         } else if protocol == ETH_P_IPV6 {
-            Self::read_v6(skb)
+            Self::read_v6(skb, start)
         } else {
-            None
+            Some(Self { opaque: opaque::NOT_IP, ..Self::malformed() })
         };
         read.unwrap_or(Self::malformed())
     }
 
+    /// Marks a packet as one that cannot be trusted.
     #[inline(always)]
-    fn read_v4(skb: *mut __sk_buff) -> Option<Self> {
-        let header: Ipv4 = load(skb, 0)?;
+    pub fn distrust(&mut self, opaque: u8) {
+        self.class = class::OPAQUE;
+        self.opaque = opaque;
+    }
+
+    #[inline(always)]
+    fn read_v4(skb: *mut __sk_buff, start: u32) -> Option<Self> {
+        let header: Ipv4 = load(skb, start)?;
         let mut packet = Self {
             source: Address::v4(header.source),
             destination: Address::v4(header.destination),
             protocol: header.protocol,
-            transport: size_of::<Ipv4>() as u32,
+            transport: start + size_of::<Ipv4>() as u32,
             ..Self::malformed()
         };
         // The "don't fragment" bit says nothing; the reserved bit, "more fragments" and the offset must be zero.
@@ -110,13 +125,13 @@ impl Packet {
     }
 
     #[inline(always)]
-    fn read_v6(skb: *mut __sk_buff) -> Option<Self> {
-        let header: Ipv6 = load(skb, 0)?;
+    fn read_v6(skb: *mut __sk_buff, start: u32) -> Option<Self> {
+        let header: Ipv6 = load(skb, start)?;
         let mut packet = Self {
             source: Address::v6(header.source),
             destination: Address::v6(header.destination),
             protocol: header.next_header,
-            transport: size_of::<Ipv6>() as u32,
+            transport: start + size_of::<Ipv6>() as u32,
             ..Self::malformed()
         };
         if u32::from_be(header.version_flow) >> 28 != 6 {
@@ -159,14 +174,47 @@ impl Packet {
         }
     }
 
-    /// A TCP segment's SYN and ACK flags; both false for anything else.
+    /// A TCP segment's flags; none for anything else.
     #[inline(always)]
-    pub fn syn_ack(&self, skb: *mut __sk_buff) -> (bool, bool) {
+    pub fn tcp_flags(&self, skb: *mut __sk_buff) -> u8 {
         if self.class != class::TCP {
-            return (false, false);
+            return 0;
         }
-        let flags: u8 = load(skb, self.transport + TCP_FLAGS).unwrap_or(0);
-        (flags & TCP_SYN != 0, flags & TCP_ACK != 0)
+        load(skb, self.transport + TCP_FLAGS).unwrap_or(0)
+    }
+
+    /// A TCP segment that carries nothing: its header ends where the packet does.
+    #[inline(always)]
+    pub fn is_bare_segment(&self, skb: *mut __sk_buff) -> bool {
+        if self.class != class::TCP {
+            return false;
+        }
+        let offset: u8 = load(skb, self.transport + TCP_OFFSET).unwrap_or(0);
+        // SAFETY: `skb` is the program's context.
+        let length = unsafe { (*skb).len };
+        self.transport + u32::from(offset >> 4) * 4 >= length
+    }
+
+    /// What the network stack itself answers or asks its neighbours: ICMP errors and echo replies, neighbour discovery,
+    /// multicast membership. True of anything of that shape; who sent it is for the caller to know.
+    #[inline(always)]
+    pub fn is_stack_message(&self, skb: *mut __sk_buff) -> bool {
+        let kind = |offset| load::<u8>(skb, self.transport + offset).unwrap_or(u8::MAX);
+        match (self.class, self.protocol) {
+            // Echo reply, unreachable, time exceeded, parameter problem (RFC 792).
+            (class::ICMP, IPPROTO_ICMP) => matches!(kind(0), 0 | 3 | 11 | 12),
+            // Errors, echo reply, MLD, neighbour discovery (RFC 4443, 2710, 4861).
+            (class::ICMP, _) => matches!(kind(0), 1..=4 | 129..=137 | 143),
+            // IGMP and MLD come with a router alert, so as options.
+            (class::OPAQUE, IPPROTO_IGMP) => self.destination.is_link_multicast(),
+            (class::OPAQUE, IPPROTO_HOPOPTS) => {
+                self.destination.is_link_multicast()
+                    && kind(0) == IPPROTO_ICMPV6
+                    && kind(1) == 0
+                    && matches!(kind(8), 130..=132 | 143)
+            }
+            _ => false,
+        }
     }
 
     const fn malformed() -> Self {

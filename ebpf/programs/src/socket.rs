@@ -14,6 +14,8 @@ use crate::maps::{FLOWS, ORIGINS, count};
 
 /// `TCP_LISTEN` (include/net/tcp_states.h).
 pub const TCP_LISTEN: u32 = 10;
+/// `SOCK_RAW` (include/linux/net.h).
+pub const SOCK_RAW: u32 = 3;
 /// `TCP_ESTABLISHED`, which a connected UDP socket has too.
 pub const TCP_ESTABLISHED: u32 = 1;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{HostNetwork, Policy, Scope, Tier};
+use crate::model::{HostNetwork, Peer, Policy, Scope, Tier};
 use crate::selector::Labels;
 use crate::set::PolicySet;
 use crate::world::PodInfo;
@@ -46,6 +46,12 @@ impl Selection {
     /// The tiers in the order in which they are asked.
     pub fn tiers(&self) -> [&[Arc<Policy>]; 3] {
         [&self.admin, &self.namespace, &self.baseline]
+    }
+
+    /// Whether what the policies rule depends on pods, namespaces or Services, and so changes with them.
+    pub fn names_peers(&self) -> bool {
+        let rules = self.tiers().into_iter().flatten().flat_map(|policy| &policy.rules);
+        rules.flat_map(|rule| rule.to.iter().flatten()).any(|peer| !matches!(peer, Peer::Networks { .. }))
     }
 
     /// Whether no policy governs the pod.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sluice_abi::counter;
 use sluice_api::Refusal;
 use sluice_api::frame::{self, FrameError};
+use sluice_policy::PolicySet;
 
 use super::Shared;
 
@@ -17,8 +18,9 @@ use super::Shared;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub enum Question {
     /// Everything that `sluice status` shows.
     Status,
@@ -52,6 +54,8 @@ pub struct Status {
     pub policies: Vec<String>,
     /// What is wrong with the policy directory. The last good policies are in force meanwhile.
     pub policy_errors: Vec<String>,
+    /// Cgroups that the kernel governs, but whose pods are not known any more. Restart those pods.
+    pub orphans: Vec<PathBuf>,
     /// The governed pods.
     pub pods: Vec<PodStatus>,
     /// What the programs counted.
@@ -107,7 +111,7 @@ impl From<Refusal> for Answer {
 }
 
 /// Answers a command.
-pub(super) fn answer(shared: &Shared, question: Question) -> Answer {
+pub(super) fn answer(shared: &Shared, question: &Question) -> Answer {
     match question {
         Question::Status => match status(shared) {
             Ok(status) => Answer::Status(Box::new(status)),
@@ -133,6 +137,7 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
             .map(|policy| policy.reference().to_string())
             .collect(),
     });
+    let policies = node.policies().into_iter().flat_map(PolicySet::policies);
     let counters = node.counters()?;
     let count = |index: u32| counters[index as usize];
     Ok(Status {
@@ -141,7 +146,8 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
         started: shared.started,
         posture: format!("{:?}", shared.posture).to_lowercase(),
         cgroup_root: shared.cgroup_root.clone(),
-        policies: node.policies().policies().iter().map(|policy| policy.reference().to_string()).collect(),
+        policies: policies.map(|policy| policy.reference().to_string()).collect(),
+        orphans: node.orphans().map(Path::to_owned).collect(),
         policy_errors: shared.policy_errors().clone(),
         pods: pods.collect(),
         counters: Counters {
@@ -157,13 +163,13 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
 }
 
 /// Asks a running agent.
-pub fn ask(run_dir: &Path, question: Question) -> Result<Answer, AskError> {
+pub fn ask(run_dir: &Path, question: &Question) -> Result<Answer, AskError> {
     let path = run_dir.join("admin.sock");
     let unreachable = |source| AskError::Unreachable { path: path.clone(), source };
     let mut stream = UnixStream::connect(&path).map_err(unreachable)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
-    frame::write(&mut stream, &question)?;
+    frame::write(&mut stream, question)?;
     Ok(frame::read(&mut stream)?)
 }
 

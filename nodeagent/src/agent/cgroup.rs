@@ -92,7 +92,7 @@ impl Hierarchy {
     }
 
     /// The directory of a process, as `/proc/<pid>/cgroup` tells it.
-    pub fn of_process(&self, pid: i32) -> Option<PathBuf> {
+    pub fn of_process(&self, pid: u32) -> Option<PathBuf> {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
         Some(self.mount.join(path.trim_start_matches('/')))

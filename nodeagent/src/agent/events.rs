@@ -51,7 +51,7 @@ pub struct Line {
     pub rule: Option<String>,
     /// Why, in words.
     pub reason: String,
-    /// Where it was seen: `connect`, `sendmsg`, `egress`.
+    /// Where it was seen: `connect`, `sendmsg`, `egress`, or `wire` for the host's end of the pod's link.
     pub hook: &'static str,
     /// Packets of this flow denied since the last event about it, which had none of their own.
     pub repeats: u64,
@@ -117,6 +117,7 @@ impl Describer {
             hook: match event.hook {
                 hook::CONNECT => "connect",
                 hook::SENDMSG => "sendmsg",
+                hook::WIRE => "wire",
                 _ => "egress",
             },
             repeats: event.repeats,
@@ -162,6 +163,9 @@ fn reason(event: &FlowEvent, index: u32, rules_known: bool, rule: Option<&RuleRe
         opaque::IP_OPTIONS => ", cannot be read: IP options",
         opaque::EXTENSION_HEADER => ", cannot be read: IPv6 extension headers",
         opaque::ENCAPSULATED => ", cannot be read: IP in IP",
+        opaque::FOREIGN_SOURCE => ", not trusted: the source is not an address of the pod",
+        opaque::PACKET_SOCKET => ", not trusted: sent by a packet socket",
+        opaque::NOT_IP => ", cannot be read: neither IP nor ARP",
         opaque::MALFORMED => ", cannot be read: malformed",
         _ => "",
     };

@@ -21,11 +21,13 @@ use store::Store;
 
 pub mod admin;
 pub mod cgroup;
+mod cutter;
 pub mod events;
 pub mod node;
 mod output;
 pub mod policies;
 mod server;
+mod sockets;
 pub mod store;
 mod watch;
 

@@ -56,10 +56,10 @@ pub enum PolicyFileError {
     },
     /// Not valid policy.
     #[error("{0}")]
-    Policy(PolicyError),
+    Policy(Box<PolicyError>),
     /// Two files define the same policy.
     #[error("{0}")]
-    Set(SetError),
+    Set(Box<SetError>),
     /// The last good copy could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -132,10 +132,7 @@ impl PolicyDirectory {
         let mut errors = Vec::new();
         let names = match names(&self.directory) {
             Ok(names) => names,
-            Err(error) => {
-                errors.push(error);
-                self.last_good.keys().cloned().collect()
-            }
+            Err(error) => return Loaded { policies: self.before(), errors: vec![error] },
         };
         let mut next = BTreeMap::new();
         let mut texts = BTreeMap::new();
@@ -156,8 +153,8 @@ impl PolicyDirectory {
         let policies = match PolicySet::new(next.values().flatten().cloned().collect()) {
             Ok(policies) => policies,
             Err(found) => {
-                errors.extend(found.into_iter().map(PolicyFileError::Set));
-                return Loaded { policies: None, errors };
+                errors.extend(found.into_iter().map(|error| PolicyFileError::Set(Box::new(error))));
+                return Loaded { policies: self.before(), errors };
             }
         };
         self.last_good = next;
@@ -167,12 +164,20 @@ impl PolicyDirectory {
         Loaded { policies: Some(policies), errors }
     }
 
+    /// What the files said when they last went together; nothing, if that is not known.
+    fn before(&self) -> Option<PolicySet> {
+        let before: Vec<_> = self.last_good.values().flatten().cloned().collect();
+        if before.is_empty() { None } else { PolicySet::new(before).ok() }
+    }
+
     fn read(&self, name: &str) -> Result<(Vec<Policy>, String), Vec<PolicyFileError>> {
         let path = self.directory.join(name);
         let text = read_trusted(&path).map_err(|error| vec![error])?;
         match parse(&path.to_string_lossy(), &text) {
             Ok(policies) => Ok((policies, text)),
-            Err(errors) => Err(errors.into_iter().map(PolicyFileError::Policy).collect()),
+            Err(errors) => {
+                Err(errors.into_iter().map(|error| PolicyFileError::Policy(Box::new(error))).collect())
+            }
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 pub(super) async fn serve<Q, A>(
     listener: UnixListener,
     shared: Arc<Shared>,
-    answer: fn(&Shared, Q) -> A,
+    answer: fn(&Shared, &Q) -> A,
 ) -> anyhow::Result<()>
 where
     Q: DeserializeOwned + Send + 'static,
@@ -69,7 +69,7 @@ where
 async fn converse<Q, A>(
     mut stream: UnixStream,
     shared: &Shared,
-    answer: fn(&Shared, Q) -> A,
+    answer: fn(&Shared, &Q) -> A,
 ) -> Result<(), FrameError>
 where
     Q: DeserializeOwned,
@@ -80,22 +80,37 @@ where
         return send(&mut stream, &A::from(refusal)).await;
     }
     let reply = match receive(&mut stream).await {
-        Ok(request) => answer(shared, request),
+        Ok(Ok(request)) => answer(shared, &request),
+        Ok(Err(refusal)) => refusal.into(),
         Err(error @ FrameError::Io(_)) => return Err(error),
         Err(error) => A::from(Refusal { kind: RefusalKind::Invalid, message: error.to_string() }),
     };
     send(&mut stream, &reply).await
 }
 
-async fn receive<Q: DeserializeOwned>(stream: &mut UnixStream) -> Result<Q, FrameError> {
+/// A request, or what is wrong with it; fails if the peer went away.
+async fn receive<Q: DeserializeOwned>(stream: &mut UnixStream) -> Result<Result<Q, Refusal>, FrameError> {
     let read = async {
         let mut header = [0; 4];
         stream.read_exact(&mut header).await?;
         let mut body = vec![0; frame::body_length(header)?];
         stream.read_exact(&mut body).await?;
-        frame::decode(&body)
+        Ok::<_, FrameError>(body)
     };
-    timeout(PATIENCE, read).await.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))?
+    let body =
+        timeout(PATIENCE, read).await.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??;
+    Ok(frame::decode(&body).map_err(|error| match frame::stated_version(&body) {
+        // Another version may have other calls and fields: that they are unknown would be no help.
+        Some(version) if version != PROTOCOL_VERSION => other_version(version),
+        _ => Refusal { kind: RefusalKind::Invalid, message: error.to_string() },
+    }))
+}
+
+fn other_version(version: u32) -> Refusal {
+    let message = format!(
+        "the plugin speaks version {version} of the protocol, this agent {PROTOCOL_VERSION}; install both from one release"
+    );
+    Refusal { kind: RefusalKind::Invalid, message }
 }
 
 async fn send<A: Serialize>(stream: &mut UnixStream, reply: &A) -> Result<(), FrameError> {
@@ -128,13 +143,9 @@ fn check_peer(stream: &UnixStream, shared: &Shared) -> Result<(), Refusal> {
 }
 
 /// Answers the plugin.
-pub(super) fn answer_cni(shared: &Shared, request: Request) -> Reply {
+pub(super) fn answer_cni(shared: &Shared, request: &Request) -> Reply {
     if request.version != PROTOCOL_VERSION {
-        let message = format!(
-            "the plugin speaks version {} of the protocol, this agent {PROTOCOL_VERSION}; install both from one release",
-            request.version
-        );
-        return Refusal { kind: RefusalKind::Invalid, message }.into();
+        return other_version(request.version).into();
     }
     let mut node = shared.node();
     let done = match &request.call {

@@ -72,6 +72,8 @@ pub struct Link {
     pub ips: Vec<IpAddr>,
     /// The host's end.
     pub host_interface: Option<String>,
+    /// Its index, if it is watched for what the cgroup hooks do not see.
+    pub guarded: Option<u32>,
 }
 
 /// A directory of records.

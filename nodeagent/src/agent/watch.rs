@@ -38,10 +38,10 @@ pub(super) async fn run(mut directory: PolicyDirectory, shared: Arc<Shared>) -> 
             let _ = notices.try_send(());
         }
     })?;
-    let mut watched = false;
+    let mut is_watched = false;
     loop {
-        if !watched {
-            watched = watcher.watch(directory.path(), RecursiveMode::NonRecursive).is_ok();
+        if !is_watched {
+            is_watched = watcher.watch(directory.path(), RecursiveMode::NonRecursive).is_ok();
         }
         tokio::select! {
             _ = changed.recv() => {
@@ -50,7 +50,7 @@ pub(super) async fn run(mut directory: PolicyDirectory, shared: Arc<Shared>) -> 
             }
             () = tokio::time::sleep(LOOK) => {
                 let _ = watcher.unwatch(directory.path());
-                watched = watcher.watch(directory.path(), RecursiveMode::NonRecursive).is_ok();
+                is_watched = watcher.watch(directory.path(), RecursiveMode::NonRecursive).is_ok();
             }
         }
         if let Some(loaded) = directory.load_if_changed() {

@@ -86,7 +86,7 @@ impl Datapath {
         let mut found = std::collections::BTreeMap::new();
         let mut kept_lists = BTreeSet::new();
         let mut old_lists = std::collections::BTreeMap::new();
-        for entry in self.addresses.iter() {
+        for entry in &self.addresses {
             let (key, list) = entry.map_err(map_error("ADDRESSES"))?;
             let data = key.data();
             if live.contains(&data.policy) {

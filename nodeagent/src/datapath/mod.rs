@@ -19,30 +19,34 @@ use std::path::{Path, PathBuf};
 use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use sluice_abi::{
-    ABI_VERSION, AddressKey, ConfigValue, EndpointValue, FlowEvent, MAX_ENDPOINTS, MAX_OWN_ADDRESSES,
-    PortKey, RulingValue, SlotWord, V4_MAPPED, counter,
+    ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, MAX_ENDPOINTS,
+    MAX_OWN_ADDRESSES, PortKey, RulingValue, SlotWord, V4_MAPPED, counter,
 };
 
 mod install;
+mod links;
 mod shared;
 mod sys;
 
 pub use install::Ruleset;
 use shared::Shared;
-use sys::AttachType;
 pub use sys::TestRun;
+use sys::{AttachType, Target};
 
 /// The kernel programs, as `ebpf/build` compiled them.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
 
 /// Every map, by its name in the object.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 14] = [
     "CONFIG",
     "ENDPOINTS",
     "SLOTS",
     "ADDRESSES",
     "PORTS",
+    "LINKS",
     "FLOWS",
     "ORIGINS",
     "REPLIES",
@@ -80,6 +84,12 @@ pub enum DatapathError {
         "{path} is not a directory of cgroup v2; give the unified hierarchy's directory as --cgroup-root"
     )]
     NotCgroup2 {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another agent has these pins.
+    #[error("another agent runs with the pins in {path}; stop it first, or give another --bpffs")]
+    InUse {
         /// The directory.
         path: PathBuf,
     },
@@ -140,12 +150,19 @@ pub struct Datapath {
     endpoints: HashMap<MapData, u64, EndpointValue>,
     addresses: LpmTrie<MapData, AddressKey, u32>,
     ports: LpmTrie<MapData, PortKey, RulingValue>,
+    links: HashMap<MapData, u32, u64>,
+    replies: HashMap<MapData, ConversationKey, u64>,
     counters: PerCpuArray<MapData, u64>,
     config: Shared,
     slots: Shared,
     next_policy: u32,
     next_list: u32,
     next_generation: u32,
+    flows: OwnedFd,
+    /// Where the links of [`Datapath::guard`] are pinned.
+    guards: PathBuf,
+    object: Ebpf,
+    _lock: Flock<fs::File>,
 }
 
 /// Where the programs are attached and where that is kept.
@@ -185,6 +202,7 @@ impl Datapath {
                 source,
             })?;
         }
+        let lock = lock(&place.bpffs.join("sluice"))?;
         let mut loader = EbpfLoader::new();
         loader.allow_unsupported_maps();
         for name in MAPS {
@@ -196,16 +214,19 @@ impl Datapath {
             path: place.cgroup_root.clone(),
             source,
         })?;
-        let mut datapath = Self::from_maps(&mut object, place)?;
         for (name, at) in PROGRAMS {
             attach(&mut object, name, at, &cgroup, &place.links().join(name))?;
         }
-        datapath.find_next_ids()?;
+        links::load_wire(&mut object)?;
         let events = take(&mut object, "EVENTS")?;
+        let mut datapath = Self::from_maps(object, lock, place)?;
+        datapath.find_next_ids()?;
+        datapath.drop_dead_guards()?;
         Ok((datapath, events))
     }
 
-    fn from_maps(object: &mut Ebpf, place: &Place) -> Result<Self, DatapathError> {
+    fn from_maps(mut loaded: Ebpf, lock: Flock<fs::File>, place: &Place) -> Result<Self, DatapathError> {
+        let object = &mut loaded;
         let shared = |name: &'static str, words: usize| {
             let path = place.maps().join(name);
             let opened = sys::open_pin(&path).and_then(|map| Shared::map(map.as_fd(), words));
@@ -215,18 +236,28 @@ impl Datapath {
             endpoints: take(object, "ENDPOINTS")?,
             addresses: take(object, "ADDRESSES")?,
             ports: take(object, "PORTS")?,
+            links: take(object, "LINKS")?,
+            replies: take(object, "REPLIES")?,
             counters: take(object, "COUNTERS")?,
             slots: shared("SLOTS", MAX_ENDPOINTS as usize)?,
             config: shared("CONFIG", size_of::<ConfigValue>() / size_of::<u64>())?,
             next_policy: 1,
             next_list: 1,
             next_generation: 1,
+            flows: sys::open_pin(&place.maps().join("FLOWS")).map_err(|source| DatapathError::Io {
+                action: "open",
+                path: place.maps().join("FLOWS"),
+                source,
+            })?,
+            guards: place.links(),
+            object: loaded,
+            _lock: lock,
         })
     }
 
     /// Ids are not used again while anything in the kernel may still hold them.
     fn find_next_ids(&mut self) -> Result<(), DatapathError> {
-        for entry in self.addresses.iter() {
+        for entry in &self.addresses {
             let (key, list) = entry.map_err(map_error("ADDRESSES"))?;
             self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
             self.next_list = self.next_list.max(list + 1);
@@ -290,6 +321,16 @@ impl Datapath {
             .and_then(|link| sys::link_info(link.as_fd()))
             .and_then(|info| sys::program_by_id(info.program));
         opened.map_err(|source| DatapathError::Link { action: "open the program behind", name, source })
+    }
+
+    /// The map of judged flows, for whoever asks the kernel for a socket's.
+    pub fn flows(&self) -> BorrowedFd<'_> {
+        self.flows.as_fd()
+    }
+
+    /// Counts a conversation that is older than Sluice as one that the peer began.
+    pub fn note_reply(&mut self, conversation: ConversationKey, now_ns: u64) -> Result<(), DatapathError> {
+        self.replies.insert(conversation, now_ns, 0).map_err(map_error("REPLIES"))
     }
 
     /// The counters of [`sluice_abi::counter`], summed over the CPUs.
@@ -382,6 +423,16 @@ fn remove(path: &Path, how: impl Fn(PathBuf) -> io::Result<()>) -> Result<(), Da
     }
 }
 
+/// Two agents on the same maps would each take the other's endpoints for nobody's.
+fn lock(directory: &Path) -> Result<Flock<fs::File>, DatapathError> {
+    let failed = |source| DatapathError::Io { action: "lock", path: directory.to_owned(), source };
+    let file = fs::File::open(directory).map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => DatapathError::InUse { path: directory.to_owned() },
+        error => failed(error.into()),
+    })
+}
+
 fn check_place(place: &Place) -> Result<(), DatapathError> {
     let file_system = |path: &Path| nix::sys::statfs::statfs(path).map(|stat| stat.filesystem_type());
     if file_system(&place.bpffs) != Ok(nix::sys::statfs::BPF_FS_MAGIC) {
@@ -411,25 +462,13 @@ fn attach(
     }
     .map_err(refused)?;
     let program = program.fd().map_err(refused)?.as_fd();
-    let failed = |action| move |source| DatapathError::Link { action, name, source };
-
-    let wanted = cgroup.metadata().map_err(failed("look for the cgroup of"))?.ino();
-    match sys::open_pin(pin) {
-        Ok(link) => {
-            let info = sys::link_info(link.as_fd()).map_err(failed("inspect"))?;
-            if info.cgroup == wanted && info.attach_type == at as u32 {
-                return sys::link_update(link.as_fd(), program).map_err(failed("update"));
-            }
-            // Another root than ours, or a cgroup that is gone: this link governs nothing that we are asked to.
-            tracing::warn!(program = name, cgroup = info.cgroup, "replacing a link of another cgroup");
-            sys::link_detach(link.as_fd()).map_err(failed("detach"))?;
-            fs::remove_file(pin).map_err(failed("unpin"))?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed("open")(error)),
-    }
-    let link = sys::link_create(program, cgroup.as_fd(), at).map_err(failed("create"))?;
-    sys::pin(link.as_fd(), pin).map_err(failed("pin"))
+    let wanted = cgroup.metadata().map_err(|source| DatapathError::Link {
+        action: "find the cgroup of",
+        name,
+        source,
+    })?;
+    let target = Target::Cgroup(cgroup.as_fd());
+    links::put(program, name, at, target, wanted.ino(), pin)
 }
 
 fn take<M>(object: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>

@@ -20,7 +20,7 @@ const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
-/// Places to attach a program at a cgroup: `enum bpf_attach_type`.
+/// Places to attach a program: `enum bpf_attach_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum AttachType {
@@ -31,9 +31,17 @@ pub(super) enum AttachType {
     Inet6Connect = 11,
     Udp4Sendmsg = 14,
     Udp6Sendmsg = 15,
+    TcxIngress = 46,
 }
 
-/// What the kernel says of a cgroup link: the head of `struct bpf_link_info`.
+/// What a program is attached to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    Cgroup(BorrowedFd<'a>),
+    Interface(u32),
+}
+
+/// What the kernel says of a link: the head of `struct bpf_link_info`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LinkInfo {
@@ -42,27 +50,45 @@ pub(super) struct LinkInfo {
     /// The program that runs.
     pub(super) program: u32,
     pad: u32,
-    /// The cgroup, or 0 once it is gone.
-    pub(super) cgroup: u64,
-    /// One of [`AttachType`].
-    pub(super) attach_type: u32,
-    pad_end: u32,
+    target: [u32; 4],
 }
 
-/// Attaches a program at a cgroup. Needs Linux 5.7.
+impl LinkInfo {
+    /// Where it is attached: the id of its cgroup or the index of its interface; 0 once that is gone.
+    pub(super) fn target(&self, at: AttachType) -> u64 {
+        match at {
+            AttachType::TcxIngress => self.target[0].into(),
+            _ => u64::from(self.target[1]) << 32 | u64::from(self.target[0]),
+        }
+    }
+
+    /// Is it attached as this?
+    pub(super) fn is(&self, at: AttachType) -> bool {
+        let place = if at == AttachType::TcxIngress { 1 } else { 2 };
+        self.target[place] == at as u32
+    }
+}
+
+/// Attaches a program. Needs Linux 5.7, for an interface 6.6.
 pub(super) fn link_create(
     program: BorrowedFd<'_>,
-    cgroup: BorrowedFd<'_>,
+    target: Target<'_>,
     at: AttachType,
 ) -> io::Result<OwnedFd> {
+    /// The part of the union that all kinds have, and as many zeros as any of them reads.
     #[repr(C)]
     struct Attr {
         program: u32,
         target: u32,
         attach_type: u32,
         flags: u32,
+        options: [u64; 4],
     }
-    let attr = Attr { program: raw(program), target: raw(cgroup), attach_type: at as u32, flags: 0 };
+    let target = match target {
+        Target::Cgroup(fd) => raw(fd),
+        Target::Interface(index) => index,
+    };
+    let attr = Attr { program: raw(program), target, attach_type: at as u32, flags: 0, options: [0; 4] };
     let fd = bpf(BPF_LINK_CREATE, &attr)?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

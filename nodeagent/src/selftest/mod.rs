@@ -4,7 +4,7 @@
 //! `BPF_PROG_TEST_RUN`, and each verdict is compared with the reference evaluator's. Nothing of a running agent is
 //! touched: cgroup, pins, namespaces and maps are this run's own and go with it.
 //!
-//! The kernel gives a test packet a socket of the calling process's cgroup (net/bpf/test_run.c, `bpf_prog_test_run_skb`,
+//! The kernel gives a test packet a socket of the calling process's cgroup (`bpf_prog_test_run_skb` in `net/bpf/test_run.c`,
 //! through `sk_alloc`), so the process moves into a cgroup that is registered as a pod's.
 
 use std::fs;
@@ -25,6 +25,8 @@ use sluice_policy::{
 use crate::agent::cgroup::Hierarchy;
 use crate::datapath::{Datapath, Events, Place, test_run};
 
+mod baseline;
+pub mod bench;
 mod packet;
 
 /// Packets that are judged under one set of policies before the next is made.
@@ -101,7 +103,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
             )?;
         }
         datapath.retire(&ruleset)?;
-        if outcome.policy_sets % 500 == 0 {
+        if outcome.policy_sets.is_multiple_of(500) {
             tracing::info!(pairs = outcome.pairs, of = pairs, differences = outcome.differences, "self-test");
         }
     }
@@ -148,7 +150,7 @@ fn canonical(mut flow: Flow) -> Flow {
 
 /// Turns round what the first list says of its first class, as a compiler with a bug might.
 fn plant_fault(compiled: &mut Compiled) {
-    for entry in compiled.lists.iter_mut().flat_map(|list| list.entries.first_mut()) {
+    for entry in compiled.lists.iter_mut().filter_map(|list| list.entries.first_mut()) {
         entry.ruling.applied = match entry.ruling.applied {
             Action::Allow => Action::Deny,
             Action::Deny => Action::Allow,
@@ -168,7 +170,7 @@ struct Scratch {
 impl Scratch {
     fn make(above: &Path) -> anyhow::Result<Self> {
         let hierarchy = Hierarchy::of(above)?;
-        let home = hierarchy.of_process(std::process::id() as i32).context("no cgroup of this process")?;
+        let home = hierarchy.of_process(std::process::id()).context("no cgroup of this process")?;
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
             .context("cannot unshare; are you root?")?;
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)

@@ -15,111 +15,36 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use sluice_abi::{MAX_CGROUP_LEVEL, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NO_POLICY};
-use sluice_api::{Add, Attachment, Pod, Refusal, RefusalKind};
-use sluice_policy::compile::CompileError;
-use sluice_policy::{
-    Compiled, PodInfo, PolicySet, Posture, RuleRef, Selection, World, compile_within, select,
-};
+use nix::libc;
+use nix::net::if_::if_nametoindex;
+use nix::time::{ClockId, clock_gettime};
+use sluice_abi::{ConversationKey, MAX_CGROUP_LEVEL, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NO_POLICY};
+use sluice_api::{Add, Attachment, Pod};
+use sluice_policy::{Compiled, PodInfo, PolicySet, Posture, RuleRef, Selection, World, select};
 
 use super::cgroup::Hierarchy;
-use super::store::{Link, Record, Store, StoreError};
-use crate::datapath::{Datapath, DatapathError, Ruleset};
+use super::cutter::{self, Cut};
+use super::sockets;
+use super::store::{Link, Record, Store};
+use crate::datapath::{Datapath, DatapathError, Ruleset, address_bytes};
+
+mod error;
+mod reconcile;
+
+pub use error::{Invalid, NodeError};
+use reconcile::Targets;
 
 /// How long a retired policy stays in the maps. A program runs for microseconds.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long the names of a retired policy's rules are kept for events that still lie in the ring buffer.
-const NAMES_KEPT: Duration = Duration::from_secs(60);
-
-/// Why the node could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The kernel side failed.
-    #[error(transparent)]
-    Datapath(#[from] DatapathError),
-    /// The policies are too large together.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// The state could not be kept.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The request cannot be right.
-    #[error("{0}")]
-    Invalid(Invalid),
-    /// There is no such attachment.
-    #[error("attachment {container_id}/{ifname} is not governed here; was the pod added before sluice-cni joined the chain?",
-        container_id = .0.container_id, ifname = .0.ifname)]
-    Unknown(Attachment),
-    /// Every slot is taken.
-    #[error("{MAX_ENDPOINTS} pods are governed already, which is the most that a node can have")]
-    Full,
-}
-
-/// Why a pod cannot be registered.
-#[derive(Debug, thiserror::Error)]
-pub enum Invalid {
-    /// The directory does not exist, or has another inode.
-    #[error(
-        "cgroup {path} has not the id {id}: {found}; the plugin must see the same cgroup2 mount as the agent"
-    )]
-    Cgroup {
-        /// The directory.
-        path: PathBuf,
-        /// The id that the plugin saw.
-        id: u64,
-        /// What the agent sees.
-        found: String,
-    },
-    /// The directory lies outside of what the programs are attached to.
-    #[error(
-        "cgroup {path} is not below the cgroup root {root}; set cgroupRoot in the plugin's configuration to it"
-    )]
-    OutsideRoot {
-        /// The directory.
-        path: PathBuf,
-        /// The root.
-        root: PathBuf,
-    },
-    /// The directory is deeper than the programs look.
-    #[error("cgroup {path} is at level {level}; pods are looked for down to level {MAX_CGROUP_LEVEL}")]
-    TooDeep {
-        /// The directory.
-        path: PathBuf,
-        /// Its level.
-        level: u32,
-    },
-    /// Another pod's cgroup contains it, or is contained in it.
-    #[error("cgroup {path} and {other}, which is the pod {pod}'s, lie one in the other")]
-    Nested {
-        /// The directory.
-        path: PathBuf,
-        /// The other pod's.
-        other: PathBuf,
-        /// The other pod.
-        pod: String,
-    },
-    /// More addresses than an endpoint can have.
-    #[error("the pod has {0} addresses; at most {MAX_OWN_ADDRESSES} are supported")]
-    Addresses(usize),
-}
-
-impl From<&NodeError> for Refusal {
-    fn from(error: &NodeError) -> Self {
-        let kind = match error {
-            NodeError::Invalid(_) => RefusalKind::Invalid,
-            NodeError::Unknown(_) => RefusalKind::Unknown,
-            NodeError::Full | NodeError::Compile(_) | NodeError::Datapath(_) | NodeError::Store(_) => {
-                RefusalKind::Failed
-            }
-        };
-        Self { kind, message: error.to_string() }
-    }
-}
+const NAMES_KEPT: Duration = Duration::from_mins(1);
 
 /// The most entries that one compiled policy may take in the maps: a quarter of what they hold. A few hundred rules with
 /// ports beside thousands of networks come to that.
@@ -130,6 +55,8 @@ struct Endpoint {
     level: u32,
     policy: u32,
     leaving: bool,
+    /// The policies that select it.
+    selection: Selection,
 }
 
 struct Installed {
@@ -149,12 +76,17 @@ pub struct Node {
     store: Store,
     hierarchy: Hierarchy,
     posture: Posture,
-    policies: PolicySet,
+    /// None until the policy directory could be read: until then nothing that the kernel holds is changed.
+    policies: Option<PolicySet>,
+    /// Endpoints that only the kernel knows, for their records are lost.
+    orphans: BTreeMap<u64, PathBuf>,
+    targets: Targets,
     endpoints: BTreeMap<u64, Endpoint>,
     installed: HashMap<u32, Installed>,
     by_content: HashMap<Arc<Compiled>, u32>,
     retired: Vec<Retired>,
     names: HashMap<u32, Arc<[RuleRef]>>,
+    cuts: Sender<Cut>,
 }
 
 impl Node {
@@ -168,12 +100,16 @@ impl Node {
         hierarchy: Hierarchy,
         posture: Posture,
     ) -> Result<Self, NodeError> {
+        let cuts = cutter::start(datapath.flows()).map_err(NodeError::Cutter)?;
         let mut node = Self {
+            cuts,
             datapath,
             store,
             hierarchy,
             posture,
-            policies: PolicySet::default(),
+            policies: None,
+            orphans: BTreeMap::new(),
+            targets: Targets::new(),
             endpoints: BTreeMap::new(),
             installed: HashMap::new(),
             by_content: HashMap::new(),
@@ -205,14 +141,20 @@ impl Node {
             }
             let (policy, level) =
                 (self.datapath.slot(record.slot).policy(), self.hierarchy.level(&record.path));
-            let endpoint = Endpoint { level, policy, leaving: !self.is_alive(&record), record };
-            self.endpoints.insert(endpoint.record.cgroup, endpoint);
+            let leaving = record.attachments.is_empty() || !Self::is_alive(&record);
+            let endpoint = Endpoint { level, policy, leaving, record, selection: Selection::default() };
+            let cgroup = endpoint.record.cgroup;
+            self.endpoints.insert(cgroup, endpoint);
+            if let Err(error) = self.guard(cgroup) {
+                tracing::error!(%error, "a pod's link cannot be watched by this agent's program");
+            }
         }
-        for cgroup in known.keys().filter(|cgroup| !self.endpoints.contains_key(cgroup)) {
-            if let Some(path) = self.hierarchy.find(*cgroup) {
-                tracing::warn!(path = %path.display(), "governed by the kernel, but unknown here: restart its pod");
+        for cgroup in known.into_keys().filter(|cgroup| !self.endpoints.contains_key(cgroup)) {
+            if let Some(path) = self.hierarchy.find(cgroup) {
+                tracing::error!(path = %path.display(), "governed by the kernel, but unknown here: restart its pod");
+                self.orphans.insert(cgroup, path);
             } else {
-                self.datapath.remove_endpoint(*cgroup)?;
+                self.datapath.remove_endpoint(cgroup)?;
             }
         }
         Ok(())
@@ -227,6 +169,7 @@ impl Node {
             netns: add.netns.clone(),
             ips: add.ips.clone(),
             host_interface: add.host_interface.clone(),
+            guarded: add.host_interface.as_deref().map(interface_index).transpose()?,
         };
         let mut record = match self.endpoints.get(&add.cgroup.id) {
             // Another interface of the same pod, or its sandbox made again.
@@ -251,11 +194,26 @@ impl Node {
         let cgroup = record.cgroup;
         let previous = self.endpoints.get(&cgroup).map(|endpoint| endpoint.record.clone());
         let policy = self.endpoints.get(&cgroup).map_or(NO_POLICY, |endpoint| endpoint.policy);
-        let slot = record.slot;
+        let (slot, record_path) = (record.slot, record.path.clone());
+        let policies = self.policies.as_ref().ok_or(NodeError::NoPolicies)?;
+        let selection = select(policies, &pod_info(&record), None);
         self.store.put(&record)?;
-        self.endpoints.insert(cgroup, Endpoint { record, level, policy, leaving: false });
-        let done =
-            self.reconcile().and_then(|()| Ok(self.datapath.set_endpoint(cgroup, slot, &addresses)?));
+        self.endpoints.insert(cgroup, Endpoint { record, level, policy, leaving: false, selection });
+        self.orphans.remove(&cgroup);
+        self.world_changed();
+        // A pod that runs already may have accepted connections. They are asked for before it is governed, so that none
+        // of their packets is taken for the pod's own, and after it, for those that came meanwhile.
+        let is_running = is_populated(&record_path);
+        if is_running {
+            self.note_accepted(cgroup)?;
+        }
+        let mut done = self
+            .reconcile_for(cgroup)
+            .and_then(|()| Ok(self.datapath.set_endpoint(cgroup, slot, &addresses)?))
+            .and_then(|()| self.guard(cgroup));
+        if is_running {
+            done = done.and_then(|()| self.note_accepted(cgroup));
+        }
         if done.is_err() {
             // Nothing changed: a pod that was not governed before is not half governed now.
             match previous {
@@ -271,15 +229,58 @@ impl Node {
         done
     }
 
+    /// Counts as replies what the listeners of a pod have accepted.
+    fn note_accepted(&mut self, cgroup: u64) -> Result<(), NodeError> {
+        let links = self.endpoints.get(&cgroup).map(|endpoint| endpoint.record.attachments.clone());
+        let now =
+            clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| Duration::from(time).as_nanos() as u64);
+        for link in links.into_iter().flat_map(BTreeMap::into_values) {
+            let found = sockets::accepted(Path::new(&link.netns), self.datapath.flows().as_raw_fd());
+            for socket in found.map_err(|source| NodeError::Sockets { netns: link.netns, source })? {
+                let conversation = ConversationKey {
+                    endpoint: cgroup,
+                    remote: address_bytes(socket.remote.ip()),
+                    remote_port: socket.remote.port(),
+                    local_port: socket.local.port(),
+                    protocol: libc::IPPROTO_TCP as u8,
+                    pad: [0; 3],
+                };
+                self.datapath.note_reply(conversation, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches the host's end of every link of an endpoint.
+    fn guard(&mut self, cgroup: u64) -> Result<(), NodeError> {
+        let links = self.endpoints.get(&cgroup).map(|endpoint| &endpoint.record.attachments);
+        for link in links.into_iter().flat_map(BTreeMap::values) {
+            if let Some(interface) = link.guarded {
+                self.datapath.guard(interface, cgroup)?;
+            } else {
+                tracing::warn!(
+                    netns = link.netns,
+                    "the primary plugin names no host end of the pod's link: packet sockets are not seen there"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Lets go of an attachment. What is not known is no error.
     pub fn del(&mut self, attachment: &Attachment) -> Result<(), NodeError> {
         let Some(endpoint) = self.holder_mut(attachment) else { return Ok(()) };
         endpoint.record.attachments.remove(attachment);
         endpoint.leaving = endpoint.record.attachments.is_empty();
-        let (record, addresses) = (endpoint.record.clone(), addresses(&endpoint.record));
+        let (record, addresses, leaving) =
+            (endpoint.record.clone(), addresses(&endpoint.record), endpoint.leaving);
         self.store.put(&record)?;
-        self.datapath.set_endpoint(record.cgroup, record.slot, &addresses)?;
-        self.reconcile()
+        // A pod that leaves keeps its addresses until its cgroup is gone.
+        if !leaving {
+            self.datapath.set_endpoint(record.cgroup, record.slot, &addresses)?;
+        }
+        self.world_changed();
+        if self.policies.is_some() { self.reconcile() } else { Ok(()) }
     }
 
     /// Lets go of every attachment of a network that is not among `valid`; goes on past errors and gives the first.
@@ -302,145 +303,6 @@ impl Node {
         if self.datapath.slot(slot).policy() == policy { Ok(()) } else { Err(unknown()) }
     }
 
-    /// Puts a set of policies in force on every endpoint.
-    pub fn apply(&mut self, policies: PolicySet) -> Result<(), NodeError> {
-        let before = std::mem::replace(&mut self.policies, policies);
-        let done = self.reconcile();
-        if done.is_err() {
-            self.policies = before;
-        }
-        done
-    }
-
-    /// Brings the kernel to what the policies say. Either every slot is flipped or none.
-    fn reconcile(&mut self) -> Result<(), NodeError> {
-        let world = self.world();
-        let mut targets: HashMap<Selection, u32> = HashMap::new();
-        let mut flips = Vec::new();
-        let mut fresh = Vec::new();
-        for (cgroup, endpoint) in &self.endpoints {
-            let selection = select(&self.policies, &pod_info(&endpoint.record), None);
-            flips.push((*cgroup, selection));
-        }
-        for (_, selection) in &flips {
-            if targets.contains_key(selection) {
-                continue;
-            }
-            match Self::target(
-                &mut self.datapath,
-                &mut self.by_content,
-                &mut self.installed,
-                selection,
-                &world,
-                self.posture,
-                &mut fresh,
-            ) {
-                Ok(policy) => drop(targets.insert(selection.clone(), policy)),
-                Err(error) => {
-                    for policy in fresh {
-                        self.retire(policy);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        for policy in fresh {
-            let rules: Arc<[RuleRef]> = self.installed[&policy].compiled.rules.clone().into();
-            self.store.put_rules(policy, &*rules)?;
-            self.names.insert(policy, rules);
-        }
-        let levels = self.endpoints.values().map(|endpoint| endpoint.level);
-        let levels = levels.filter(|level| *level <= MAX_CGROUP_LEVEL).collect();
-        self.datapath.set_levels(&levels);
-        for (cgroup, selection) in flips {
-            let policy = targets[&selection];
-            if let Some(endpoint) = self.endpoints.get_mut(&cgroup) {
-                endpoint.policy = policy;
-                let slot = endpoint.record.slot;
-                if self.datapath.slot(slot).policy() != policy || self.datapath.slot(slot).generation() == 0 {
-                    self.datapath.flip(slot, policy);
-                }
-            }
-        }
-        let used: BTreeSet<u32> = self.endpoints.values().map(|endpoint| endpoint.policy).collect();
-        let unused: Vec<u32> =
-            self.installed.keys().filter(|policy| !used.contains(policy)).copied().collect();
-        for policy in unused {
-            self.retire(policy);
-        }
-        Ok(())
-    }
-
-    fn target(
-        datapath: &mut Datapath,
-        by_content: &mut HashMap<Arc<Compiled>, u32>,
-        installed: &mut HashMap<u32, Installed>,
-        selection: &Selection,
-        world: &World,
-        posture: Posture,
-        fresh: &mut Vec<u32>,
-    ) -> Result<u32, NodeError> {
-        if selection.is_empty() || posture == Posture::Observe {
-            return Ok(NO_POLICY);
-        }
-        let compiled = compile_within(selection, world, posture, MAX_ENTRIES)?;
-        if let Some(policy) = by_content.get(&compiled) {
-            return Ok(*policy);
-        }
-        let ruleset = datapath.install(&compiled)?;
-        let (policy, compiled) = (ruleset.id, Arc::new(compiled));
-        by_content.insert(Arc::clone(&compiled), policy);
-        installed.insert(policy, Installed { ruleset, compiled });
-        fresh.push(policy);
-        Ok(policy)
-    }
-
-    fn retire(&mut self, policy: u32) {
-        if let Some(installed) = self.installed.remove(&policy) {
-            self.by_content.remove(&installed.compiled);
-            self.retired.push(Retired { since: Instant::now(), ruleset: Some(installed.ruleset), policy });
-        }
-    }
-
-    /// Removes what is past its grace: retired policies, the names of their rules, and pods whose cgroup is gone.
-    pub fn sweep(&mut self) -> Result<(), NodeError> {
-        let mut kept = Vec::new();
-        for mut retired in std::mem::take(&mut self.retired) {
-            let age = retired.since.elapsed();
-            if age >= GRACE
-                && let Some(ruleset) = retired.ruleset.take()
-            {
-                self.datapath.retire(&ruleset)?;
-            }
-            if age < NAMES_KEPT {
-                kept.push(retired);
-            } else if !self.installed.contains_key(&retired.policy) {
-                self.names.remove(&retired.policy);
-                self.store.remove_rules(retired.policy)?;
-            }
-        }
-        self.retired = kept;
-        let gone = |endpoint: &&Endpoint| endpoint.leaving && !self.is_alive(&endpoint.record);
-        let gone: Vec<u64> =
-            self.endpoints.values().filter(gone).map(|endpoint| endpoint.record.cgroup).collect();
-        for cgroup in &gone {
-            self.forget(*cgroup)?;
-        }
-        if gone.is_empty() { Ok(()) } else { self.reconcile() }
-    }
-
-    /// Removes from the maps what earlier agents left there and no endpoint uses. For when every endpoint has this
-    /// agent's policies.
-    pub fn collect_leftovers(&mut self) -> Result<(), NodeError> {
-        let mut live: BTreeSet<u32> = self.installed.keys().copied().collect();
-        live.extend(self.datapath.endpoints()?.iter().map(|(_, slot)| self.datapath.slot(*slot).policy()));
-        for ruleset in self.datapath.leftovers(&live)? {
-            let policy = ruleset.id;
-            self.retired.push(Retired { since: Instant::now(), ruleset: Some(ruleset), policy });
-        }
-        Ok(())
-    }
-
     /// The endpoint of a cgroup id, and the rule of a verdict there, as an event names them.
     pub fn record(&self, cgroup: u64) -> Option<&Record> {
         self.endpoints.get(&cgroup).map(|endpoint| &endpoint.record)
@@ -452,16 +314,18 @@ impl Node {
     }
 
     /// Every endpoint, with what governs it.
-    pub fn endpoints(&self) -> impl Iterator<Item = (&Record, bool, Selection)> {
-        self.endpoints.values().map(|endpoint| {
-            let selection = select(&self.policies, &pod_info(&endpoint.record), None);
-            (&endpoint.record, endpoint.leaving, selection)
-        })
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Record, bool, &Selection)> {
+        self.endpoints.values().map(|endpoint| (&endpoint.record, endpoint.leaving, &endpoint.selection))
     }
 
-    /// The policies in force.
-    pub fn policies(&self) -> &PolicySet {
-        &self.policies
+    /// The cgroups of endpoints that only the kernel knows.
+    pub fn orphans(&self) -> impl Iterator<Item = &Path> {
+        self.orphans.values().map(PathBuf::as_path)
+    }
+
+    /// The policies in force; none if they could not be read yet.
+    pub fn policies(&self) -> Option<&PolicySet> {
+        self.policies.as_ref()
     }
 
     /// The kernel's counters.
@@ -471,7 +335,7 @@ impl Node {
 
     /// The cgroup directory of a process that still lives.
     pub fn cgroup_of(&self, pid: u32) -> Option<PathBuf> {
-        self.hierarchy.of_process(i32::try_from(pid).ok().filter(|pid| *pid > 0)?)
+        if pid == 0 { None } else { self.hierarchy.of_process(pid) }
     }
 
     /// Is a cgroup path that of a governed pod, or below one?
@@ -496,7 +360,7 @@ impl Node {
             return Err(Invalid::TooDeep { path: path.to_owned(), level });
         }
         let others = self.endpoints.values().filter(|endpoint| endpoint.record.cgroup != add.cgroup.id);
-        for other in others.filter(|endpoint| self.is_alive(&endpoint.record)) {
+        for other in others.filter(|endpoint| Self::is_alive(&endpoint.record)) {
             if path.starts_with(&other.record.path) || other.record.path.starts_with(path) {
                 let (other, pod) = (other.record.path.clone(), pod_name(&other.record.pod));
                 return Err(Invalid::Nested { path: path.to_owned(), other, pod });
@@ -505,13 +369,15 @@ impl Node {
         Ok(level)
     }
 
-    fn is_alive(&self, record: &Record) -> bool {
-        std::fs::metadata(&record.path).is_ok_and(|metadata| metadata.ino() == record.cgroup)
+    fn is_alive(record: &Record) -> bool {
+        is_cgroup(&record.path, record.cgroup)
     }
 
     fn forget(&mut self, cgroup: u64) -> Result<(), NodeError> {
         self.datapath.remove_endpoint(cgroup)?;
+        self.datapath.unguard(cgroup)?;
         self.endpoints.remove(&cgroup);
+        self.orphans.remove(&cgroup);
         Ok(self.store.remove(cgroup)?)
     }
 
@@ -530,6 +396,36 @@ impl Node {
         let present = self.endpoints.values().filter(|endpoint| !endpoint.leaving);
         World { pods: present.map(|endpoint| pod_info(&endpoint.record)).collect(), ..World::default() }
     }
+}
+
+/// Is there a cgroup of this id at this path?
+fn is_cgroup(path: &Path, id: u64) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.ino() == id)
+}
+
+/// Does any process live in the cgroup or below it?
+fn is_populated(cgroup: &Path) -> bool {
+    std::fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+}
+
+/// The index of the host's end of a pod's link. Refuses what cannot be one: guarding a bridge or a network card would
+/// judge other pods' packets as this one's.
+fn interface_index(name: &str) -> Result<u32, NodeError> {
+    let failed = |problem: &str| NodeError::Guard { name: name.to_owned(), problem: problem.to_owned() };
+    let index = if_nametoindex(name)
+        .map_err(|error| failed(&format!("{error}; is the agent in the host's network?")))?;
+    let class = Path::new("/sys/class/net").join(name);
+    if class.join("bridge").exists() {
+        return Err(failed(
+            "it is a bridge; the plugin takes the interface listed before the pod's as the host's end",
+        ));
+    }
+    if class.join("device").exists() {
+        return Err(failed(
+            "it is a network card; the plugin takes the interface listed before the pod's as the host's end",
+        ));
+    }
+    Ok(index)
 }
 
 fn pod_info(record: &Record) -> PodInfo {

@@ -11,6 +11,8 @@ use crate::agent::admin::{self, Answer, AskError, Question, Status};
 use crate::agent::store;
 use crate::{datapath, selftest};
 
+pub mod policy;
+
 /// Exit code of `status` when the agent runs but the policy directory has errors.
 const EXIT_POLICY_ERRORS: u8 = 1;
 /// Exit code of `status` when no agent answers.
@@ -18,7 +20,7 @@ const EXIT_NO_AGENT: u8 = 3;
 
 /// `sluice status`.
 pub fn status(run_dir: &Path, format: Format) -> anyhow::Result<ExitCode> {
-    let status = match admin::ask(run_dir, Question::Status) {
+    let status = match admin::ask(run_dir, &Question::Status) {
         Ok(Answer::Status(status)) => status,
         Ok(Answer::Refused(refusal)) => bail!(refusal.message),
         Err(error @ AskError::Unreachable { .. }) => {
@@ -86,7 +88,7 @@ pub fn self_test(options: &selftest::Options, format: Format) -> anyhow::Result<
 
 /// `sluice detach`.
 pub fn detach(bpffs: &Path, run_dir: &Path) -> anyhow::Result<ExitCode> {
-    if admin::ask(run_dir, Question::Status).is_ok() {
+    if admin::ask(run_dir, &Question::Status).is_ok() {
         bail!(
             "an agent runs with {}; stop it first, or it would go on without its programs",
             run_dir.display()

@@ -1,0 +1,4 @@
+//! The benchmarks.
+
+pub mod datapath;
+mod ratio;

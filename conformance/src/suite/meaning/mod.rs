@@ -1,0 +1,31 @@
+//! I3 of the design: the kernel's verdict is the reference evaluator's, for every policy and flow.
+//!
+//! Part one runs packets through the programs without traffic, a million of them. Part two is the same question put to
+//! everything together: files on disk, agent, plugin and real sockets in a pod, against `sluice policy test`.
+
+use anyhow::{Result, ensure};
+
+use crate::report::Report;
+use crate::rig::Place;
+
+mod kernel;
+
+/// What the suite is run with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Packets that the programs judge without traffic.
+    pub pairs: u64,
+    /// Flows that a pod tries.
+    pub sockets: u32,
+    /// Seed of policies and flows.
+    pub seed: u64,
+}
+
+/// Runs the suite.
+pub async fn run(place: &Place, options: Options) -> Result<Report> {
+    ensure!(options.pairs > 0, "at least one packet");
+    let mut report = Report::new("meaning", options.seed);
+    eprintln!("meaning: seed {}", options.seed);
+    kernel::run(place, options.pairs, options.seed, &mut report)?;
+    Ok(report)
+}
