@@ -15,6 +15,7 @@ mod pause;
 mod serve;
 mod streams;
 mod sys;
+mod tries;
 mod wire;
 
 const USAGE: &str = "usage: sluice-probe COMMAND [--OPTION VALUE]...
@@ -24,6 +25,7 @@ const USAGE: &str = "usage: sluice-probe COMMAND [--OPTION VALUE]...
         --udp-port P --tcp-port P [--seconds S]
   serve --tcp P --udp P     answer whatever comes in
   streams --flows 'PROTO/IP...' --port P   send without end, by tcp and udp
+  tries --file F            try each flow of a file once
   connect --to IP --port P --proto tcp|udp|icmp [--count N] [--timeout-ms MS]
   escape NAME --tag N --own4 IP --own6 IP --neighbour4 IP --neighbour6 IP --allowed4 IP --allowed6 IP
          --forbidden4 IP --forbidden6 IP [--directory D] [--seconds S]";
@@ -96,6 +98,7 @@ fn run() -> Result<(), String> {
             serve::run(options.need("tcp")?, options.need("udp")?).map_err(|e| format!("serve: {e}"))?;
         }
         "streams" => streams::run(&options.need::<String>("flows")?, options.need("port")?)?,
+        "tries" => tries::run(&options.need::<std::path::PathBuf>("file")?)?,
         "connect" => attempt::run(&attempt::Attempt {
             to: options.need("to")?,
             port: options.get("port")?.unwrap_or(0),

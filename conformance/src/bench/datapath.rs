@@ -46,6 +46,9 @@ struct Sample {
     single_baseline: f64,
 }
 
+/// What is taken of a sample.
+type Figure = fn(Sample) -> f64;
+
 /// Ended with the benchmark, whatever becomes of it.
 struct Running(Child);
 
@@ -78,7 +81,7 @@ fn samples(place: &Place, options: Options) -> Result<Vec<Sample>> {
     for line in BufReader::new(output).lines() {
         let line = line?;
         let sample: Sample = serde_json::from_str(&line).with_context(|| format!("a sample: {line:?}"))?;
-        if samples.last().is_none_or(|last| last.round != sample.round) && sample.round % 5 == 0 {
+        if samples.last().is_none_or(|last| last.round != sample.round) && sample.round.is_multiple_of(5) {
             eprintln!("bench datapath: round {} of {}", sample.round + 1, options.rounds);
         }
         samples.push(sample);
@@ -95,7 +98,7 @@ fn judge(report: &mut Report, samples: &[Sample]) -> Result<()> {
     let of = |size: (u32, u32)| {
         samples.iter().filter(move |sample| (sample.rules, sample.endpoints) == size).copied()
     };
-    let median = |size, figure: fn(Sample) -> f64| Median::of(of(size).map(figure)).context("no samples");
+    let median = |size, figure: Figure| Median::of(of(size).map(figure)).context("no samples");
 
     report.note("rounds", of(sizes.first().copied().context("no samples")?).count(), "");
     // Of a packet's many repeats only the first is judged: what is timed is the kept verdict.
@@ -112,7 +115,7 @@ fn judge(report: &mut Report, samples: &[Sample]) -> Result<()> {
             median(*size, |sample| sample.established / sample.baseline)?,
             median(*size, |sample| sample.control / sample.baseline)?,
         );
-        let ways: [(&str, fn(Sample) -> f64); 3] = [
+        let ways: [(&str, Figure); 3] = [
             ("judged datagram", |sample| sample.first / sample.baseline),
             ("denied packet", |sample| sample.denied / sample.baseline),
             ("first packet alone", |sample| sample.single / sample.single_baseline),
@@ -128,7 +131,7 @@ fn judge(report: &mut Report, samples: &[Sample]) -> Result<()> {
     }
 
     let (small, large) = (sizes[0], sizes[sizes.len() - 1]);
-    let growth = |figure: fn(Sample) -> f64| {
+    let growth = |figure: Figure| {
         let pairs = of(small).zip(of(large));
         Median::of(pairs.map(|(small, large)| figure(large) / figure(small))).context("no samples")
     };

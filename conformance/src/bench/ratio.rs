@@ -34,24 +34,29 @@ impl Median {
 
 /// How many of the smallest, and of the largest, of `count` values the interval leaves out.
 fn left_out(count: usize) -> usize {
-    let tosses = count as f64;
-    let mut tail = 0.0;
-    let mut term = 0.5_f64.powf(tosses);
-    let mut out = 0;
-    while out < count / 2 {
-        tail += term;
-        if tail > 0.025 {
-            break;
-        }
-        out += 1;
-        term *= (tosses - out as f64 + 1.0) / out as f64;
+    let tosses = u32::try_from(count).unwrap_or(u32::MAX);
+    // Chance of no heads; then of one more each time.
+    let mut chance = 0.5_f64.powf(tosses.into());
+    let mut tail = chance;
+    let mut heads = 0;
+    while tail <= 0.025 && heads < tosses / 2 {
+        heads += 1;
+        chance *= f64::from(tosses - heads + 1) / f64::from(heads);
+        tail += chance;
     }
-    out.saturating_sub(1)
+    heads.saturating_sub(1) as usize
 }
 
 /// Adds a ratio and its control, which are ratios of the same rounds: what should be at most `most`, beside what should be 1.
 /// Where the control strays from 1 by more than the margin that is asked for, nothing can be said.
-pub(super) fn held_against(report: &mut Report, name: &str, of: &str, most: f64, ratio: Median, control: Median) {
+pub(super) fn held_against(
+    report: &mut Report,
+    name: &str,
+    of: &str,
+    most: f64,
+    ratio: Median,
+    control: Median,
+) {
     let ok = (control.off_one() <= most - 1.0).then_some(ratio.value <= most);
     report.add(name, rounded(ratio.value), &ratio.unit(of), &format!("≤ {most}"), ok);
     report.note(&format!("{name}: A/A control"), rounded(control.value), &control.unit(of));
@@ -85,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_wide_control_says_nothing() {
-        let [sharp, wide, ratio] = [[0.99, 1.01], [0.8, 1.3], [1.2, 1.2]].map(|ends| Median::of(ends).unwrap());
+        let [sharp, wide, ratio] =
+            [[0.99, 1.01], [0.8, 1.3], [1.2, 1.2]].map(|ends| Median::of(ends).unwrap());
         let mut report = Report::new("test", 1);
         held_against(&mut report, "good", "", 1.25, ratio, sharp);
         held_against(&mut report, "bad", "", 1.1, ratio, sharp);

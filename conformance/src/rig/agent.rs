@@ -38,6 +38,8 @@ pub struct AgentDirectories {
     pub run: PathBuf,
     /// `--bpffs`.
     pub bpffs: PathBuf,
+    /// `--state-dir`: the last good policies.
+    pub state: PathBuf,
     /// `--policies`.
     pub policies: PathBuf,
     /// The agent's stderr.
@@ -50,6 +52,7 @@ impl AgentDirectories {
         let directories = Self {
             run: below.join("run"),
             bpffs: below.join("bpf"),
+            state: below.join("state"),
             policies: below.join("policies"),
             log: below.join("agent.log"),
         };
@@ -111,7 +114,9 @@ impl Agent {
             .arg(&self.directories.run)
             .arg("--policies")
             .arg(&self.directories.policies)
-            .args(["--output", "json"])
+            .arg("--state-dir")
+            .arg(&self.directories.state)
+            .env("SLUICE_OUTPUT", "json")
             .args(&self.extra)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -3,6 +3,7 @@
 pub mod broken_input;
 pub mod demo;
 pub mod edits;
+pub mod escape;
 pub mod first_packet;
 pub mod flood;
 pub mod inbound;

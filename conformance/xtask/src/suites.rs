@@ -17,5 +17,8 @@ pub(crate) const CI_SUITES: &[Suite] = &[
     suite("smoke", &[]),
     suite("broken-input", &[]),
     suite("inbound", &[]),
+    suite("escape", &[]),
+    suite("meaning", &["--pairs", "200000"]),
+    suite("edits", &["--flips", "500"]),
     suite("first-packet", &["--pods", "20"]),
 ];

@@ -152,8 +152,10 @@ pub struct FlowValue {
     pub ruling: RulingValue,
     /// 1 if this flow was ever allowed.
     pub was_allowed: u8,
+    /// IP version: 4 or 6.
+    pub version: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 /// Bits of [`OriginValue::flags`].

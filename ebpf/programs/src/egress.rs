@@ -3,14 +3,13 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{FlowValue, SlotWord, action, class, counter, direction, hook, opaque};
+use sluice_abi::{FlowValue, class, counter, hook, opaque};
 
-use crate::address::Address;
 use crate::decide::{Decision, Known, decide, packet_key, touch_own};
-use crate::endpoint::{self, Endpoint};
+use crate::endpoint::Endpoint;
 use crate::event;
+use crate::flow;
 use crate::ingress::LOOPBACK;
-use crate::judge::Verdict;
 use crate::maps::count;
 use crate::packet::{Packet, TCP_RST};
 use crate::socket::{self, SOCK_RAW, TCP_ESTABLISHED, TCP_LISTEN};
@@ -20,47 +19,22 @@ use crate::{DROP, PASS};
 pub fn try_egress(ctx: &SkBuffContext) -> Option<i32> {
     let skb = ctx.skb.skb;
     // SAFETY: `skb` is the program's context.
-    let sk = unsafe {
-        // What leaves by the loopback device comes back to the same namespace.
-        if (*skb).ifindex == LOOPBACK {
-            return None;
-        }
-        let sk = (*skb).__bindgen_anon_2.sk;
-        if sk.is_null() {
-            return None;
-        }
-        bpf_sk_fullsock(sk)
-    };
+    let (interface, sk) = unsafe { ((*skb).ifindex, (*skb).__bindgen_anon_2.sk) };
+    // What leaves by the loopback device comes back to the same namespace.
+    if interface == LOOPBACK || sk.is_null() {
+        return None;
+    }
+    if flow::is_established(skb, 0) {
+        return Some(PASS);
+    }
+    // SAFETY: a socket of the context, and not null.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
     if sk.is_null() {
         return None;
     }
     let mut packet = Packet::read(skb, 0);
-    let flow = socket::flow(sk).filter(|flow| is_same(*flow, &packet));
-    if is_allowed(flow) {
-        return Some(PASS);
-    }
+    let flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
     judge_packet(skb, sk, &mut packet, flow)
-}
-
-/// Is this packet of the flow that was judged? A socket is not a flow: it may send anywhere.
-#[inline(always)]
-pub fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
-    // SAFETY: live socket storage, never changed once it is there.
-    let flow = unsafe { &*flow };
-    packet.class != class::OPAQUE
-        && flow.protocol == packet.protocol
-        && flow.remote_port == packet.destination_port
-        && Address::from_bytes(&flow.remote) == packet.destination
-        && Address::from_bytes(&flow.local) == packet.source
-}
-
-/// Was the flow allowed under the policy that is in force now?
-#[inline(always)]
-pub fn is_allowed(flow: Option<*const FlowValue>) -> bool {
-    let Some(flow) = flow else { return false };
-    // SAFETY: live socket storage, never changed once it is there.
-    let flow = unsafe { &*flow };
-    endpoint::word(flow.slot).0 == flow.word && flow.ruling.applied == action::ALLOW
 }
 
 /// The way of the first packet of a flow, of every packet of a socket without one peer, and of every denied packet.
@@ -89,9 +63,9 @@ fn judge_packet(
         touch_own(packet_key(&endpoint, packet), now, verdict.denied());
     }
     // SAFETY: live socket storage, never changed once it is there.
-    let was_allowed = !verdict.denied() || flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });
+    let was_allowed = flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });
     if has_one_peer(sk, packet, is_reply) {
-        remember(sk, &endpoint, packet, &verdict, is_reply, was_allowed);
+        flow::remember(sk, &endpoint, packet, &verdict, is_reply, flow);
     }
     // The end of a connection that an edit cut, so that the peer does not wait for more. It carries nothing.
     if verdict.denied() && was_allowed && packet.tcp_flags(skb) & TCP_RST != 0 && packet.is_bare_segment(skb)
@@ -118,29 +92,4 @@ fn has_one_peer(sk: *mut bpf_sock, packet: &Packet, is_reply: bool) -> bool {
             class::UDP => state == TCP_ESTABLISHED && !is_reply,
             _ => false,
         }
-}
-
-#[inline(always)]
-fn remember(
-    sk: *mut bpf_sock,
-    endpoint: &Endpoint,
-    packet: &Packet,
-    verdict: &Verdict,
-    is_reply: bool,
-    was_allowed: bool,
-) {
-    let SlotWord(word) = verdict.word;
-    let mut flow = FlowValue {
-        word,
-        slot: endpoint.slot,
-        remote_port: packet.destination_port,
-        protocol: packet.protocol,
-        direction: if is_reply { direction::REPLY } else { direction::OWN },
-        remote: packet.destination.bytes(),
-        local: packet.source.bytes(),
-        ruling: verdict.ruling,
-        was_allowed: u8::from(was_allowed),
-        pad: [0; 3],
-    };
-    socket::set_flow(sk, &mut flow);
 }

@@ -23,6 +23,7 @@ mod decide;
 mod egress;
 mod endpoint;
 mod event;
+mod flow;
 mod ingress;
 mod judge;
 mod maps;

@@ -35,28 +35,36 @@ const TCP_OFFSET: u32 = 12;
 
 /// IPv4 header without options (RFC 791, section 3.1).
 #[repr(C)]
-struct Ipv4 {
-    version_ihl: u8,
+pub struct Ipv4 {
+    pub version_ihl: u8,
     tos: u8,
     total_length: u16,
     id: u16,
     fragment: u16,
     ttl: u8,
-    protocol: u8,
+    pub protocol: u8,
     checksum: u16,
-    source: u32,
-    destination: u32,
+    pub source: u32,
+    pub destination: u32,
+}
+
+impl Ipv4 {
+    /// No fragment: the reserved bit, "more fragments" and the offset are zero. "Don't fragment" says nothing.
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        u16::from_be(self.fragment) & 0xbfff == 0
+    }
 }
 
 /// IPv6 header (RFC 8200, section 3).
 #[repr(C)]
-struct Ipv6 {
+pub struct Ipv6 {
     version_flow: u32,
     payload_length: u16,
-    next_header: u8,
+    pub next_header: u8,
     hop_limit: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
+    pub source: [u32; 4],
+    pub destination: [u32; 4],
 }
 
 /// What the judge needs to know of a packet.
@@ -72,6 +80,8 @@ pub struct Packet {
     pub class: u8,
     /// One of [`opaque`].
     pub opaque: u8,
+    /// IP version: 4 or 6.
+    pub version: u8,
     /// Where the transport header starts.
     transport: u32,
 }
@@ -107,16 +117,16 @@ impl Packet {
             source: Address::v4(header.source),
             destination: Address::v4(header.destination),
             protocol: header.protocol,
+            version: 4,
             transport: start + size_of::<Ipv4>() as u32,
             ..Self::malformed()
         };
-        // The "don't fragment" bit says nothing; the reserved bit, "more fragments" and the offset must be zero.
         if header.version_ihl >> 4 != 4 || header.version_ihl & 0xf < 5 {
             return Some(packet);
         }
         if header.version_ihl & 0xf > 5 {
             packet.opaque = opaque::IP_OPTIONS;
-        } else if u16::from_be(header.fragment) & 0xbfff != 0 {
+        } else if !header.is_whole() {
             packet.opaque = opaque::FRAGMENT;
         } else {
             packet.read_transport(skb, IPPROTO_ICMP);
@@ -131,6 +141,7 @@ impl Packet {
             source: Address::v6(header.source),
             destination: Address::v6(header.destination),
             protocol: header.next_header,
+            version: 6,
             transport: start + size_of::<Ipv6>() as u32,
             ..Self::malformed()
         };
@@ -226,6 +237,7 @@ impl Packet {
             protocol: 0,
             class: class::OPAQUE,
             opaque: opaque::MALFORMED,
+            version: 0,
             transport: 0,
         }
     }

@@ -10,9 +10,9 @@ use aya_ebpf::programs::TcContext;
 use sluice_abi::{NO_POLICY, class, hook, opaque};
 
 use crate::decide::{Known, decide};
-use crate::egress::{is_allowed, is_same};
 use crate::endpoint::Endpoint;
 use crate::event;
+use crate::flow;
 use crate::packet::{Packet, TCP_SYN};
 use crate::socket;
 
@@ -30,6 +30,9 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     let skb = ctx.skb.skb;
     // SAFETY: `skb` is the program's context.
     let (interface, protocol) = unsafe { ((*skb).ifindex, (*skb).protocol) };
+    if flow::is_established(skb, ETHERNET_HEADER as usize) {
+        return None;
+    }
     let endpoint = Endpoint::of_link(interface)?;
     if endpoint.word().policy() == NO_POLICY {
         return None;
@@ -56,11 +59,11 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
         } else if endpoint.is_foreign(packet.source) && packet.class != class::OPAQUE {
             packet.distrust(opaque::FOREIGN_SOURCE);
         } else {
-            known.flow = socket::flow(sk).filter(|flow| is_same(*flow, &packet));
             // Fragments are cut after egress has judged the whole.
-            if is_allowed(known.flow) || packet.opaque == opaque::FRAGMENT {
+            if packet.opaque == opaque::FRAGMENT {
                 return None;
             }
+            known.flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
         }
         known.origin = socket::origin(sk);
         if known.origin.is_none() && packet.is_stack_message(skb) {

@@ -139,7 +139,7 @@ impl Describer {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pod = self.pod.as_ref().map_or("?".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
-        write!(f, "{:.3} {:<7} {:<5} {pod}", self.ts, self.kind, self.action)?;
+        write!(f, "{:.3} {:<5} {pod}", self.ts, self.action)?;
         if let (Some(comm), Some(pid)) = (&self.comm, self.pid) {
             write!(f, " {comm}[{pid}]")?;
         }

@@ -6,9 +6,11 @@
 //!
 //! A round measures everything once, in a new order, so that what the machine does meanwhile hits all alike.
 
+use std::fs;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -122,9 +124,9 @@ fn run(options: &Options, mut tell: impl FnMut(&Sample) -> anyhow::Result<()>) -
     let place = scratch.place();
     // Nobody reads the events: after the first few, denied packets find the pod's budget spent, as in a flood.
     let (mut datapath, _events) = Datapath::open(&place)?;
-    let pod = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&scratch.pod)?);
+    let pod = fs::metadata(&scratch.pod)?.ino();
     datapath.set_levels(&[Hierarchy::of(&root)?.level(&scratch.pod)].into());
-    datapath.set_endpoint(pod, 0, &[])?;
+    datapath.set_endpoint(pod, 0, &[packet::SOURCE_V4.into()])?;
     let mut rng = rng(options.seed);
     let bench = Bench {
         interface: scratch.interface,
@@ -135,10 +137,10 @@ fn run(options: &Options, mut tell: impl FnMut(&Sample) -> anyhow::Result<()>) -
         denied: segment(Ipv4Addr::new(198, 51, 100, 1).into(), &mut rng),
         datagram: packet::packet(&flow(allowed(), FlowProtocol::Udp), &mut rng),
     };
-    let mut sizes = RULES
-        .map(|rules| Ok((rules, compiled(rules)?)))
-        .into_iter()
-        .collect::<Result<Vec<_>, anyhow::Error>>()?;
+    let mut sizes = Vec::new();
+    for rules in RULES {
+        sizes.push((rules, compiled(rules)?));
+    }
     for round in 0..options.rounds {
         sizes.shuffle(&mut rng);
         for (rules, compiled) in &sizes {

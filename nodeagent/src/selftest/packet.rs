@@ -8,7 +8,8 @@ use sluice_policy::{Flow, FlowProtocol};
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
-const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+/// The pod's address in every IPv4 packet.
+pub(super) const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
 const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 2);
 
 /// A packet of this flow, as a socket of the pod would send it.

@@ -143,11 +143,12 @@ fn more(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
     let fd = prepared("socket", sock::udp(v6))?;
     log.made("begun for the forbidden", sock::send(&fd, &plan.payload(), Some(&forbidden), libc::MSG_MORE));
     log.made("ended for the allowed", sock::send(&fd, b"ended", Some(&allowed), 0));
+    // On IPv4 a second connect changes where the corked bytes go.
     let fd = prepared("socket", sock::udp(v6))?;
     prepared("UDP_CORK", sock::enable(&fd, libc::SOL_UDP, libc::UDP_CORK))?;
-    prepared("connect", sock::connect(&fd, plan.forbidden_udp(v6)))?;
-    log.made("corked", sock::send(&fd, &plan.payload(), None, 0));
-    let _ = sock::connect(&fd, plan.allowed_udp(v6));
+    prepared("connect", sock::connect(&fd, plan.allowed_udp(v6)))?;
+    prepared("corked for the allowed", sock::send(&fd, b"corked", None, 0))?;
+    log.made("connect to the forbidden", sock::connect(&fd, plan.forbidden_udp(v6)));
     log.made("uncorked", sock::option(&fd, libc::SOL_UDP, libc::UDP_CORK, &0_i32));
     Ok(())
 }

@@ -30,6 +30,8 @@ pub(super) fn find(name: &str) -> Option<Attempt> {
         "frame-mpls" => |plan, _, log| other(plan, log, 0x8847),
         "frame-short" => short,
         "xdp" => xdp_frame,
+        "xdp-fragment" => xdp_fragment,
+        "xdp-icmp" => xdp_icmp,
         "tun" => tun,
         _ => return None,
     })
@@ -65,9 +67,18 @@ fn gateway(plan: &Plan) -> io::Result<[u8; 6]> {
             .then_some(())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ETIMEDOUT)),
     )?;
-    let table = std::fs::read_to_string("/proc/net/arp")?;
-    let line = table.lines().nth(1).ok_or_else(|| io::Error::other("no neighbour is known"))?;
-    mac_of(line.split_whitespace().nth(3).unwrap_or_default())
+    let table = |path: &str| -> io::Result<Vec<Vec<String>>> {
+        let text = std::fs::read_to_string(path)?;
+        Ok(text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect())
+    };
+    let routes = table("/proc/net/route")?;
+    let default = routes.iter().find(|fields| fields.get(1).is_some_and(|to| to == "00000000"));
+    let hex = default.and_then(|fields| fields.get(2)).map_or("", String::as_str);
+    let gateway = u32::from_str_radix(hex, 16).map_err(io::Error::other)?;
+    let gateway = std::net::Ipv4Addr::from(gateway.to_ne_bytes()).to_string();
+    let neighbours = table("/proc/net/arp")?;
+    let known = neighbours.iter().find(|fields| fields.first() == Some(&gateway));
+    mac_of(known.and_then(|fields| fields.get(3)).map_or("", String::as_str))
 }
 
 /// The address of a frame.
@@ -176,18 +187,31 @@ fn other(plan: &Plan, log: &mut Log, protocol: u16) -> io::Result<()> {
 /// Says that it is IP, and is not.
 fn short(plan: &Plan, _: bool, log: &mut Log) -> io::Result<()> {
     for protocol in [ethertype(false), ethertype(true)] {
-        let mut frame = header(BROADCAST, own_mac()?, protocol);
+        let mut frame = header(gateway(plan)?, own_mac()?, protocol);
         frame.extend(plan.payload());
         send(log, "frame that is no packet", &frame[..34], protocol, &[])?;
     }
     Ok(())
 }
 
-fn xdp_frame(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
-    let frame = forbidden_frame(plan, v6)?;
+fn by_xdp(plan: &Plan, v6: bool, log: &mut Log, packet: &[u8]) -> io::Result<()> {
+    let frame = [&header(gateway(plan)?, own_mac()?, ethertype(v6))[..], packet].concat();
     let socket = xdp::Socket::new(interface()?)?;
     log.made("frame by AF_XDP", socket.send(&frame));
     Ok(())
+}
+
+fn xdp_frame(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
+    let addresses = (plan.own(v6), plan.forbidden(v6));
+    by_xdp(plan, v6, log, &packet::udp_packet(addresses, (UDP_PORT, UDP_PORT), &plan.payload()))
+}
+
+fn xdp_fragment(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
+    by_xdp(plan, v6, log, &packet::fragment((plan.own(v6), plan.forbidden(v6)), &plan.payload()))
+}
+
+fn xdp_icmp(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
+    by_xdp(plan, v6, log, &packet::stack_message((plan.own(v6), plan.forbidden(v6)), &plan.payload()))
 }
 
 /// The device of tunnels; a container may make its node, if not open it.

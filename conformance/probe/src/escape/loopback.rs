@@ -24,7 +24,9 @@ pub(super) fn find(name: &str) -> Option<Attempt> {
         "lo-syn-cookie" => |plan, v6, log| syn(plan, v6, log, 0),
         "lo-handshake" => handshake,
         "lo-bound" => bound,
-        "lo-forward" => forward,
+        "lo-forward" => |plan, v6, log| forward(plan, v6, log, false),
+        "lo-forward-icmp" => |plan, v6, log| forward(plan, v6, log, true),
+        "lo-frame-echo" => frame_echo,
         _ => return None,
     })
 }
@@ -138,15 +140,30 @@ fn bound(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
 }
 
 /// A frame put on the loopback device comes in there, and a namespace that forwards sends it on as a stranger's.
-fn forward(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
+fn forward(plan: &Plan, v6: bool, log: &mut Log, icmp: bool) -> io::Result<()> {
     let file = if v6 { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" };
     if std::fs::read_to_string(format!("/proc/sys/net/{file}"))?.trim() != "1" {
         return Err(io::Error::other("the pod's namespace does not forward"));
     }
     let addresses = (super::raw::OUTSIDE[usize::from(v6)], plan.forbidden(v6));
-    let packet = packet::udp_packet(addresses, (UDP_PORT, UDP_PORT), &plan.payload());
+    let packet = if icmp {
+        packet::stack_message(addresses, &plan.payload())
+    } else {
+        packet::udp_packet(addresses, (UDP_PORT, UDP_PORT), &plan.payload())
+    };
+    on_loopback(log, v6, &packet)
+}
+
+/// An echo request of the forbidden, which no cgroup hook sees on its way in.
+fn frame_echo(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
+    let addresses = forged(plan, v6);
+    let message = packet::icmp(addresses, if v6 { 128 } else { 8 }, [0, 1, 0, 1], &plan.payload());
+    on_loopback(log, v6, &packet::ip(addresses, packet::icmp_protocol(v6), &message))
+}
+
+fn on_loopback(log: &mut Log, v6: bool, packet: &[u8]) -> io::Result<()> {
     let fd = prepared("packet socket", sock::open(libc::AF_PACKET, libc::SOCK_DGRAM, 0))?;
     let to = frame::link(1, frame::ethertype(v6), [0; 6]);
-    log.made("frame on the loopback device", sock::send(&fd, &packet, Some(&to), 0));
+    log.made("frame on the loopback device", sock::send(&fd, packet, Some(&to), 0));
     Ok(())
 }

@@ -151,6 +151,21 @@ pub(super) fn udp_packet(addresses: (IpAddr, IpAddr), ports: (u16, u16), payload
     ip(addresses, protocol::UDP, &udp(addresses, ports, payload))
 }
 
+/// An ICMP error as the network stack would send it, with a payload of the attacker's.
+pub(super) fn stack_message(addresses: (IpAddr, IpAddr), payload: &[u8]) -> Vec<u8> {
+    let v6 = addresses.0.is_ipv6();
+    ip(addresses, icmp_protocol(v6), &icmp(addresses, if v6 { 1 } else { 3 }, [0; 4], payload))
+}
+
+/// A later fragment of a UDP datagram.
+pub(super) fn fragment(addresses: (IpAddr, IpAddr), payload: &[u8]) -> Vec<u8> {
+    if addresses.0.is_ipv6() {
+        ipv6(addresses, 44, &[&[protocol::UDP, 0, 0, 80, 0, 0, 0, 9], payload].concat())
+    } else {
+        ipv4(addresses, protocol::UDP, 10, &[], payload)
+    }
+}
+
 /// A whole SYN.
 pub(super) fn syn_packet(addresses: (IpAddr, IpAddr), ports: (u16, u16), sequence: u32) -> Vec<u8> {
     ip(addresses, protocol::TCP, &tcp(addresses, ports, (sequence, 0), flag::SYN, &[]))

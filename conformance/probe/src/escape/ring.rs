@@ -1,4 +1,4 @@
-//! The transmit ring of packet sockets (Documentation/networking/packet_mmap.rst).
+//! The transmit ring of packet sockets (`Documentation/networking/packet_mmap.rst`).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -58,9 +58,9 @@ pub(super) fn check(result: isize) -> io::Result<usize> {
 
 /// Takes a descriptor over that a call returned.
 pub(super) fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = check(result as isize)?;
+    check(result as isize)?;
     // SAFETY: the call succeeded, so it is open and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+    Ok(unsafe { OwnedFd::from_raw_fd(result as libc::c_int) })
 }
 
 /// The family of an address.

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::ring::Map;
-use super::{Attempt, Log, Plan, TCP_PORT, prepared, sock, ways};
+use super::{Attempt, Log, Plan, TCP_PORT, prepared, sock};
 
 const IPPROTO_MPTCP: libc::c_int = 262;
 const IP_TRANSPARENT: libc::c_int = 19;
@@ -16,7 +16,6 @@ const TCP_FASTOPEN_CONNECT: libc::c_int = 30;
 pub(super) fn find(name: &str) -> Option<Attempt> {
     Some(match name {
         "tcp" => plain,
-        "tcp-blocking" => blocking,
         "tcp-port-zero" => |plan, v6, log| open(plan, log, SocketAddr::new(plan.forbidden(v6), 0), 0),
         "tcp-mapped" => {
             |plan, _, log| open(plan, log, super::datagram::mapped_form(plan.forbidden_tcp(false)), 0)
@@ -54,12 +53,6 @@ fn plain(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
     open(plan, log, plan.forbidden_tcp(v6), 0)?;
     // The allowed address, at a port that is not allowed, is no better.
     open(plan, log, SocketAddr::new(plan.allowed(v6), TCP_PORT + 1), 0)
-}
-
-fn blocking(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
-    let limit = sock::LIMIT;
-    log.made("connect", std::net::TcpStream::connect_timeout(&plan.forbidden_tcp(v6), limit));
-    Ok(())
 }
 
 /// Data in the SYN.
@@ -149,9 +142,45 @@ fn foreign_source(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
 /// Nothing can be remembered with the socket.
 fn storage(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
     let fd = prepared("socket", sock::tcp(true))?;
-    ways::fill(&fd)?;
+    fill(&fd)?;
     connect_and_write(plan, log, &fd, super::datagram::mapped_form(plan.forbidden_tcp(v6)));
     Ok(())
+}
+
+/// `struct tcp_md5sig`, with an IPv6 address.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Signature {
+    address: libc::sockaddr_in6,
+    rest: [u8; 100],
+    flags: u8,
+    prefix: u8,
+    length: u16,
+    index: i32,
+    key: [u8; 80],
+}
+
+/// Takes the option memory of an IPv6 socket by keys for peers that it never has.
+fn fill(fd: &OwnedFd) -> io::Result<()> {
+    for number in 0..1_u32 << 16 {
+        // SAFETY: plain old data, for which all zeroes is a valid value.
+        let mut signature: Signature = unsafe { std::mem::zeroed() };
+        signature.address.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+        signature.address.sin6_addr.s6_addr[..2].copy_from_slice(&[0xfd, 0x66]);
+        signature.address.sin6_addr.s6_addr[12..].copy_from_slice(&number.to_be_bytes());
+        signature.length = 1;
+        match sock::option(fd, libc::SOL_TCP, libc::TCP_MD5SIG, &signature)
+            .map_err(|error| error.raw_os_error())
+        {
+            Ok(()) => {}
+            Err(Some(libc::ENOMEM | libc::ENOBUFS)) => {
+                println!("the option memory is full after {number} keys");
+                return Ok(());
+            }
+            Err(code) => return Err(io::Error::other(format!("TCP_MD5SIG: {code:?}"))),
+        }
+    }
+    Err(io::Error::other("the option memory does not get full"))
 }
 
 /// A transport that the kernel may not have.
@@ -192,7 +221,7 @@ struct Entry {
     rest: [u32; 9],
 }
 
-/// An io_uring (io_uring(7)) for one call at a time.
+/// An `io_uring(7)` for one call at a time.
 pub(super) struct Queue {
     fd: OwnedFd,
     parameters: Parameters,

@@ -207,7 +207,7 @@ fn storage(plan: &Plan, v6: bool, log: &mut Log) -> io::Result<()> {
 }
 
 /// Takes the option memory of an IPv6 socket by joining groups on the loopback device until there is none.
-pub(super) fn fill(fd: &OwnedFd) -> io::Result<()> {
+fn fill(fd: &OwnedFd) -> io::Result<()> {
     for number in 0..MOST_GROUPS {
         let mut request = [0; 20];
         request[..2].copy_from_slice(&[0xff, 0x05]);

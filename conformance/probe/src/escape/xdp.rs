@@ -1,4 +1,4 @@
-//! Sending by AF_XDP (include/uapi/linux/if_xdp.h): `NET_RAW` suffices, and no program has to be loaded.
+//! Sending by `AF_XDP` (`include/uapi/linux/if_xdp.h`): `NET_RAW` suffices, and no program has to be loaded.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -8,10 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use serde_json::Value;
 
 use super::flood::{self, Arrivals, Line};
 use crate::report::Report;
@@ -19,6 +18,7 @@ use crate::rig::net::{DESTINATIONS, is_wire};
 use crate::rig::{Agent, Place, Pod, PodSpec, Rig, RigOptions};
 use streams::{Accepted, Streams, host};
 
+pub(super) mod force;
 mod maps;
 mod sink;
 mod streams;
@@ -31,8 +31,6 @@ const DENIED_LATER: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 20)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x203, 0, 0, 0, 0, 0x20)),
 ];
-/// How long a version may take until it is in force.
-const EDIT_LIMIT: Duration = Duration::from_secs(10);
 /// How long what a retired version left may stay in the maps.
 const RETIRE_LIMIT: Duration = Duration::from_secs(30);
 /// A flood sends so many rounds without a pause,
@@ -100,8 +98,9 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     let agent = rig.start_agent(&[]).await?;
     let flooder = rig.run_pod(&PodSpec::new(NAMESPACE, "flooder", &[("app", "edits")])).await?;
     let talker = rig.run_pod(&PodSpec::new(NAMESPACE, "talker", &[("app", "edits")])).await?;
-    wait_in_force(&agent, 0, 2).await?;
+    force::wait(&agent, &name(0), 2).await?;
     let before = maps::count(&agent)?;
+    let control = control(&rig, &mut report, &mut random).await?;
 
     let mut streams = Streams::open(&rig, &talker).await?;
     let mut accepted = Accepted::open(rig.far(), &talker).await?;
@@ -122,18 +121,19 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     );
     flipped?;
     let lines = lines?;
-    report.equal("edits in force", last, "", last);
+    report.note("edits in force, one after the other", last, "");
     let each = start.elapsed() / last;
-    report.note("an edit takes", each.as_secs_f64() * 1e3, "ms");
+    report.note("an edit takes", each.as_micros() as u64, "µs");
 
-    streams.judge(rig.far(), &mut report).await?;
+    streams.judge(rig.far(), last, &mut report).await?;
     for failure in accepted.failures.iter().take(5) {
         eprintln!("edits: an accepted connection: {failure}");
     }
     report.some("accepted connections: questions", accepted.requests, "");
     report.equal("accepted connections: failures", accepted.failures.len(), "", 0);
     rig.far().settle().await?;
-    judge(&mut report, &rig, &lines, [&flooder, &talker]);
+    let governed = [flooder.ips(), talker.ips()].concat();
+    judge(&mut report, &rig, &lines, &governed, &control);
 
     let after = maps::wait(&agent, before, RETIRE_LIMIT).await?;
     report.equal("entries in ADDRESSES and PORTS", format!("{after:?}"), "", format!("{before:?}"));
@@ -144,6 +144,21 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     drop(agent);
     rig.shutdown().await?;
     Ok(report)
+}
+
+/// A pod without a policy, to show that what goes to the denied destination would be seen there.
+async fn control(rig: &Rig, report: &mut Report, random: &mut SmallRng) -> Result<Vec<IpAddr>> {
+    let pod = rig.run_pod(&PodSpec::new(NAMESPACE, "control", &[("app", "control")])).await?;
+    let container = pod.start(&flood::container("flood", random.random(), 3, 0.0, &DESTINATIONS)).await?;
+    let lines = flood::report(&container).await?;
+    rig.far().settle().await?;
+    let arrivals = Arrivals::new(rig.far().counts());
+    let arrived =
+        lines.iter().filter(|line| arrivals.of_line(line, pod.ips(), &DESTINATIONS) == line.attempted);
+    report.equal("control: ways that arrive", arrived.count(), "", lines.len());
+    let ips = pod.ips().to_vec();
+    pod.remove().await?;
+    Ok(ips)
 }
 
 /// Edits up to version `last`, one after the other.
@@ -173,33 +188,17 @@ async fn floods(pod: &Pod, done: &AtomicBool, random: &mut SmallRng) -> Result<V
 /// Puts a version in force.
 async fn edit(agent: &Agent, version: u32) -> Result<()> {
     agent.directories().write_policy("edits", &policy(version))?;
-    wait_in_force(agent, version, 2).await
-}
-
-/// Waits until so many pods are governed by a version.
-async fn wait_in_force(agent: &Agent, version: u32, pods: usize) -> Result<()> {
-    let deadline = Instant::now() + EDIT_LIMIT;
-    let name = name(version);
-    loop {
-        let status = tokio::task::block_in_place(|| agent.command(&["status", "--output", "json"]))?;
-        let status: Value = serde_json::from_str(&status).context("the status is not JSON")?;
-        let governed = status["pods"].as_array().context("the status has no pods")?.iter();
-        let governed = governed.filter(|pod| pod["policies"].to_string().contains(&name));
-        if governed.count() == pods {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "version {version} does not come into force: {status}");
-        tokio::task::yield_now().await;
-    }
+    force::wait(agent, &name(version), 2).await
 }
 
 /// What the floods sent, against what arrived.
-fn judge(report: &mut Report, rig: &Rig, lines: &[Line], [flooder, talker]: [&Pod; 2]) {
+fn judge(report: &mut Report, rig: &Rig, lines: &[Line], governed: &[IpAddr], control: &[IpAddr]) {
     let counts = rig.far().counts();
-    let is_pods = |source: IpAddr| flooder.ips().contains(&source) || talker.ips().contains(&source);
     let leaked: Vec<String> = counts
         .iter()
-        .filter(|(key, _)| is_pods(key.source) && DESTINATIONS.forbidden.contains(&key.destination))
+        .filter(|(key, _)| {
+            governed.contains(&key.source) && DESTINATIONS.forbidden.contains(&key.destination)
+        })
         .map(|(key, count)| format!("{} × {key:?}", count.frames))
         .collect();
     for leak in leaked.iter().take(16) {
@@ -212,8 +211,11 @@ fn judge(report: &mut Report, rig: &Rig, lines: &[Line], [flooder, talker]: [&Po
         attempted[usize::from(line.is_allowed())] += line.attempted;
         if line.is_allowed() {
             // Connections carry no tag: one that came about has arrived.
-            let arrived =
-                if line.protocol == "tcp" { line.ok } else { arrivals.of_line(line, flooder.ips(), &DESTINATIONS) };
+            let arrived = if line.protocol == "tcp" {
+                line.ok
+            } else {
+                arrivals.of_line(line, governed, &DESTINATIONS)
+            };
             let errors: u64 = line.errors.values().sum();
             let missing = line.ok.saturating_sub(arrived) + line.attempted.saturating_sub(line.ok + errors);
             if errors + missing > 0 {
@@ -228,7 +230,8 @@ fn judge(report: &mut Report, rig: &Rig, lines: &[Line], [flooder, talker]: [&Po
     report.some("to the allowed: attempted", attempted[1], "packets");
     report.equal("to the allowed: errors", refused, "packets", 0);
     report.equal("to the allowed: lost", lost, "packets", 0);
-    let strangers = arrivals.from_strangers(|source| is_pods(source) || is_wire(source));
+    let known = |source| governed.contains(&source) || control.contains(&source) || is_wire(source);
+    let strangers = arrivals.from_strangers(known);
     report.equal("strangers", strangers, "", Vec::<String>::new());
 }
 

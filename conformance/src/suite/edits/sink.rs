@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -12,6 +13,8 @@ use tokio::task::JoinHandle;
 
 use crate::rig::FarEnd;
 
+/// The datagram after which no more come.
+const LAST: &[u8] = b"last";
 /// Room for datagrams that arrive while nobody reads.
 const RECEIVE_BUFFER: usize = 64 << 20;
 
@@ -19,6 +22,8 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 pub(super) struct Sink {
     /// `tcp/203.0.113.10`, as the probe names it.
     pub(super) flow: String,
+    /// Where datagrams are waited for.
+    datagrams: Option<SocketAddr>,
     received: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<()>>,
@@ -35,7 +40,9 @@ impl Sink {
             })
             .await?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Self::spawn(format!("tcp/{address}"), |received, stopped| count_bytes(listener, received, stopped)))
+        Ok(Self::spawn(format!("tcp/{address}"), None, |received, stopped| {
+            count_bytes(listener, received, stopped)
+        }))
     }
 
     /// Waits for datagrams to this address.
@@ -49,22 +56,43 @@ impl Sink {
             })
             .await?;
         let socket = tokio::net::UdpSocket::from_std(socket)?;
-        Ok(Self::spawn(format!("udp/{address}"), |received, stopped| count_datagrams(socket, received, stopped)))
+        Ok(Self::spawn(
+            format!("udp/{address}"),
+            Some(SocketAddr::new(address, port)),
+            |received, stopped| count_datagrams(socket, received, stopped),
+        ))
     }
 
-    fn spawn<F>(flow: String, count: impl FnOnce(Arc<AtomicU64>, watch::Receiver<bool>) -> F) -> Self
+    fn spawn<F>(
+        flow: String,
+        datagrams: Option<SocketAddr>,
+        count: impl FnOnce(Arc<AtomicU64>, watch::Receiver<bool>) -> F,
+    ) -> Self
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let (stop, stopped) = watch::channel(false);
         let received = Arc::new(AtomicU64::new(0));
         let task = tokio::spawn(count(Arc::clone(&received), stopped));
-        Self { flow, received, stop, task }
+        Self { flow, datagrams, received, stop, task }
     }
 
     /// Bytes of the connection, or datagrams, so far.
     pub(super) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything has been read that is there, and gives [`Self::received`]. The sender must have ended, and what
+    /// it sent must have arrived.
+    pub(super) async fn finish(&mut self, far: &FarEnd, limit: Duration) -> Result<u64> {
+        if let Some(to) = self.datagrams {
+            // Behind all the others in the socket's buffer.
+            let last = move || Ok(UdpSocket::bind(SocketAddr::new(to.ip(), 0))?.send_to(LAST, to)?);
+            far.call(last).await?;
+        }
+        let ended = tokio::time::timeout(limit, &mut self.task).await;
+        ended.with_context(|| format!("the far end of {} does not end", self.flow))???;
+        Ok(self.received())
     }
 
     /// Tells the sender to stop.
@@ -112,7 +140,11 @@ async fn count_datagrams(
     loop {
         tokio::select! {
             datagram = socket.recv_from(&mut bytes) => {
-                peer = Some(datagram?.1);
+                let (length, from) = datagram?;
+                if &bytes[..length] == LAST {
+                    return Ok(());
+                }
+                peer = Some(from);
                 received.fetch_add(1, Ordering::Relaxed);
             }
             _ = stopped.changed(), if !stopping => {

@@ -47,7 +47,8 @@ fn self_test(place: &Place, pairs: u64, seed: u64, plant_fault: bool) -> Result<
     if plant_fault {
         command.arg("--plant-fault");
     }
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("sluice self-test")?;
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("sluice self-test")?;
     // 1 means differences, which the answer tells.
     ensure!(matches!(output.status.code(), Some(0 | 1)), "{command:?}: {}", output.status);
     let answer = serde_json::from_slice(&output.stdout);

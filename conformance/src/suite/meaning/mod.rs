@@ -8,7 +8,9 @@ use anyhow::{Result, ensure};
 use crate::report::Report;
 use crate::rig::Place;
 
+mod generate;
 mod kernel;
+mod sockets;
 
 /// What the suite is run with.
 #[derive(Clone, Copy, Debug)]
@@ -23,9 +25,10 @@ pub struct Options {
 
 /// Runs the suite.
 pub async fn run(place: &Place, options: Options) -> Result<Report> {
-    ensure!(options.pairs > 0, "at least one packet");
+    ensure!(options.pairs > 0 && options.sockets > 0, "at least one packet and one flow");
     let mut report = Report::new("meaning", options.seed);
     eprintln!("meaning: seed {}", options.seed);
     kernel::run(place, options.pairs, options.seed, &mut report)?;
+    sockets::run(place, options.sockets, options.seed, &mut report).await?;
     Ok(report)
 }

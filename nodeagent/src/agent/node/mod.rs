@@ -213,6 +213,9 @@ impl Node {
             .and_then(|()| self.guard(cgroup));
         if is_running {
             done = done.and_then(|()| self.note_accepted(cgroup));
+            // What was judged before the evidence was there is judged again.
+            let word = self.datapath.slot(slot);
+            self.datapath.flip(slot, word.policy());
         }
         if done.is_err() {
             // Nothing changed: a pod that was not governed before is not half governed now.

@@ -1,0 +1,133 @@
+//! The fast path: an established flow costs one look-up of socket storage and one read of an array, and as little of the
+//! packet as tells that it is of that flow. A socket is not a flow: it may send anywhere.
+
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use sluice_abi::{FlowValue, SlotWord, action, class, direction};
+
+use crate::address::Address;
+use crate::endpoint::{self, Endpoint};
+use crate::judge::Verdict;
+use crate::packet::{Ipv4, Ipv6, Packet};
+use crate::socket;
+
+/// Version and header length of an IPv4 header without options.
+const PLAIN_V4: u8 = 0x45;
+
+/// An IP header and the ports behind it.
+#[repr(C)]
+struct WithPorts<T> {
+    header: T,
+    source_port: u16,
+    destination_port: u16,
+}
+
+/// Is the packet of a flow that was judged under the policy in force, and allowed? The packet starts at byte `start` of
+/// its buffer. False says nothing: ask [`is_same`] once the packet is read whole.
+#[inline(always)]
+pub fn is_established(skb: *mut __sk_buff, start: usize) -> bool {
+    // SAFETY: `skb` is the program's context.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return false;
+    }
+    let Some(flow) = socket::flow(sk) else { return false };
+    // SAFETY: live socket storage, never changed once it is there.
+    let flow = unsafe { &*flow };
+    if flow.ruling.applied != action::ALLOW || !is_current(flow) {
+        return false;
+    }
+    if flow.version == 4 { is_of_v4(flow, skb, start) } else { is_of_v6(flow, skb, start) }
+}
+
+#[inline(always)]
+fn is_of_v4(flow: &FlowValue, skb: *mut __sk_buff, start: usize) -> bool {
+    let Some(packet) = view::<WithPorts<Ipv4>>(skb, start) else { return false };
+    // SAFETY: `view` has checked that the packet holds it.
+    let packet = unsafe { &*packet };
+    packet.header.version_ihl == PLAIN_V4
+        && packet.header.is_whole()
+        && packet.header.protocol == flow.protocol
+        && packet.header.destination == word(&flow.remote, 3)
+        && packet.header.source == word(&flow.local, 3)
+        && u16::from_be(packet.destination_port) == flow.remote_port
+}
+
+#[inline(always)]
+fn is_of_v6(flow: &FlowValue, skb: *mut __sk_buff, start: usize) -> bool {
+    let Some(packet) = view::<WithPorts<Ipv6>>(skb, start) else { return false };
+    // SAFETY: `view` has checked that the packet holds it.
+    let packet = unsafe { &*packet };
+    let (destination, source) = (&packet.header.destination, &packet.header.source);
+    packet.header.next_header == flow.protocol
+        && (0..4).all(|index| destination[index] == word(&flow.remote, index))
+        && (0..4).all(|index| source[index] == word(&flow.local, index))
+        && u16::from_be(packet.destination_port) == flow.remote_port
+}
+
+/// A word of an address, in network order.
+#[inline(always)]
+fn word(address: &[u8; 16], index: usize) -> u32 {
+    // SAFETY: `index` is below 4; addresses lie at multiples of 8 in a flow.
+    unsafe { *address.as_ptr().cast::<u32>().add(index) }
+}
+
+/// The packet's bytes in place, if its linear part holds as many. Headers are aligned to 4 bytes there (`NET_IP_ALIGN`).
+#[inline(always)]
+fn view<T>(skb: *mut __sk_buff, start: usize) -> Option<*const T> {
+    // SAFETY: `skb` is the program's context.
+    let (data, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+    // VERIFIER: this very comparison is what lets the bytes be read.
+    if data + start + size_of::<T>() > end { None } else { Some((data + start) as *const T) }
+}
+
+/// Was it judged under the policy that is in force now?
+#[inline(always)]
+pub fn is_current(flow: &FlowValue) -> bool {
+    endpoint::word(flow.slot).0 == flow.word
+}
+
+/// Is this packet of the flow that was judged?
+#[inline(always)]
+pub fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
+    // SAFETY: live socket storage, never changed once it is there.
+    let flow = unsafe { &*flow };
+    packet.class != class::OPAQUE
+        && flow.protocol == packet.protocol
+        && flow.remote_port == packet.destination_port
+        && Address::from_bytes(&flow.remote) == packet.destination
+        && Address::from_bytes(&flow.local) == packet.source
+}
+
+/// Keeps a verdict with the socket. One that is there already stays.
+#[inline(always)]
+pub fn remember(
+    sk: *mut bpf_sock,
+    endpoint: &Endpoint,
+    packet: &Packet,
+    verdict: &Verdict,
+    is_reply: bool,
+    known: Option<*const FlowValue>,
+) {
+    // SAFETY: live socket storage, never changed once it is there.
+    let known = known.map(|flow| unsafe { &*flow });
+    let direction = if is_reply { direction::REPLY } else { direction::OWN };
+    if known.is_some_and(|flow| flow.word == verdict.word.0 && flow.direction == direction) {
+        return;
+    }
+    let was_allowed = !verdict.denied() || known.is_some_and(|flow| flow.was_allowed != 0);
+    let SlotWord(word) = verdict.word;
+    let mut flow = FlowValue {
+        word,
+        slot: endpoint.slot,
+        remote_port: packet.destination_port,
+        protocol: packet.protocol,
+        direction,
+        remote: packet.destination.bytes(),
+        local: packet.source.bytes(),
+        ruling: verdict.ruling,
+        was_allowed: u8::from(was_allowed),
+        version: packet.version,
+        pad: [0; 2],
+    };
+    socket::set_flow(sk, &mut flow);
+}
