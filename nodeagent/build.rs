@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ebpf/programs");
+    // Asked for when it runs: two checkouts that share a target directory share the compiled script.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let programs = Path::new(&manifest).join("../ebpf/programs");
     match sluice_ebpf_build::build_script(&programs) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {

@@ -6,6 +6,7 @@
 //! ADDRESSES  (policy id, address), longest prefix ──► list id
 //! PORTS      (list id, class, port), longest prefix ──► ruling
 //! LINKS      interface index of the host's end of a pod's link ──► cgroup id
+//! HEARD      (that interface, remote) ──► when the remote last sent anything by it
 //! FLOWS      socket ──► the ruling of its one flow, good for one generation
 //! ORIGINS    socket ──► who opened it, and in which direction
 //! REPLIES    (endpoint, remote, local port) ──► when the peer last spoke, in a conversation that it began
@@ -195,6 +196,18 @@ pub struct ConversationKey {
     pub pad: [u8; 3],
 }
 
+/// Key of `HEARD`. The value is a time on the boot clock, in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeardKey {
+    /// Index of the host's end of the pod's link.
+    pub interface: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Who sent to the pod.
+    pub remote: [u8; 16],
+}
+
 /// Key of `DENIALS`: what one event stands for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,6 +276,7 @@ const _: () = {
     assert!(size_of::<FlowValue>() == 64);
     assert!(size_of::<OriginValue>() == 24);
     assert!(size_of::<ConversationKey>() == 32);
+    assert!(size_of::<HeardKey>() == 24);
     assert!(size_of::<DenialKey>() == 32);
     assert!(size_of::<DenialValue>() == 16);
     assert!(size_of::<BudgetValue>() == 16);

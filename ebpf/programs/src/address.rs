@@ -54,6 +54,12 @@ impl Address {
         Self { high: u64::from_be(words[0]), low: u64::from_be(words[1]) }
     }
 
+    /// IPv4 in its 16-byte form. On the wire of IPv6 there is no such address (RFC 4291, section 2.5.5.2).
+    #[inline(always)]
+    pub fn is_mapped(self) -> bool {
+        self.high == 0 && self.low & !0xffff_ffff == MAPPED_PREFIX
+    }
+
     /// What a host may send from before it has an address, or beside the one it was given: the unspecified addresses,
     /// and IPv6 link-local (RFC 4291, section 2.5.6).
     #[inline(always)]
@@ -71,8 +77,7 @@ impl Address {
     /// 127.0.0.0/8, ::1, or the unspecified address, to which a connect means loopback.
     #[inline(always)]
     pub fn is_local(self) -> bool {
-        let v4 = self.high == 0 && self.low & !0xffff_ffff == MAPPED_PREFIX;
-        let v4_local = v4 && (self.low as u32 >> 24 == 127 || self.low as u32 == 0);
+        let v4_local = self.is_mapped() && (self.low as u32 >> 24 == 127 || self.low as u32 == 0);
         v4_local || (self.high == 0 && self.low <= 1)
     }
 }

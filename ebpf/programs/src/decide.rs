@@ -15,7 +15,7 @@ use crate::maps::{OWN, REPLIES, count};
 use crate::packet::Packet;
 
 /// A time that is younger than this is not written again.
-const REFRESH_NS: u64 = 1_000_000_000;
+pub const REFRESH_NS: u64 = 1_000_000_000;
 
 /// What is remembered with the socket that sent a packet.
 #[derive(Clone, Copy)]
@@ -24,6 +24,10 @@ pub struct Known {
     pub origin: Option<OriginValue>,
     /// Its flow, if the packet is of it.
     pub flow: Option<*const FlowValue>,
+    /// It is a raw socket: it writes what it likes, and no connection is behind it.
+    pub is_raw: bool,
+    /// The packet opens a TCP connection.
+    pub is_opening: bool,
 }
 
 /// A verdict, and which way the flow goes.
@@ -43,7 +47,8 @@ pub fn decide(endpoint: &Endpoint, packet: &Packet, known: Known, now: u64) -> D
             // SAFETY: live socket storage, never changed once it is there.
             let direction = known.flow.map(|flow| unsafe { (*flow).direction });
             // The evidence holds for as long as it is remembered: a connection may be idle for long.
-            !connected && (direction == Some(direction::REPLY) || REPLIES.get_ptr(key).is_some())
+            let may_answer = !connected && !known.is_raw && !known.is_opening;
+            may_answer && (direction == Some(direction::REPLY) || REPLIES.get_ptr(key).is_some())
         }
         class::UDP | class::SCTP => heard_within(REPLIES.get_ptr(key), now, REPLY_WINDOW_NS),
         _ => false,

@@ -49,16 +49,16 @@ fn judge_packet(
     if endpoint.is_foreign(packet.source) && packet.class != class::OPAQUE {
         packet.distrust(opaque::FOREIGN_SOURCE);
     }
-    if endpoint.owns(packet.destination) && packet.class != class::OPAQUE {
-        return None;
-    }
     let origin = socket::origin(sk);
     // No process opened this socket: it is the network stack's own, in a namespace that the pod made.
-    if origin.is_none() && packet.is_stack_message(skb) {
+    if origin.is_none() && (packet.is_stack_answer(skb) || packet.is_link_message(skb)) {
         return None;
     }
     let now = event::now();
-    let Decision { verdict, is_reply } = decide(&endpoint, packet, Known { origin, flow }, now);
+    // SAFETY: a full socket, whose fields the verifier lets us read.
+    let is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
+    let known = Known { origin, flow, is_raw, is_opening: packet.is_opening(skb) };
+    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now);
     if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
         touch_own(packet_key(&endpoint, packet), now, verdict.denied());
     }

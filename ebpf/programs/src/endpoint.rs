@@ -91,7 +91,11 @@ impl Endpoint {
     pub fn owns(&self, address: Address) -> bool {
         for index in 0..MAX_OWN_ADDRESSES {
             // SAFETY: `value` points at a live hash element: the program runs in one RCU read section.
-            let (count, own) = unsafe { ((*self.value).own_count, &(*self.value).own[index]) };
+            // VERIFIER: the count is read anew each time. LLVM would else count down from the smaller of the two bounds, and
+            // 5.10 and 6.1 lose that count: they do not see that `4 > count` is decided once `count` is below 4.
+            let (count, own) = unsafe {
+                (core::ptr::read_volatile(&raw const (*self.value).own_count), &(*self.value).own[index])
+            };
             if index as u32 >= count {
                 break;
             }

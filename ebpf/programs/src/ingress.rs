@@ -13,7 +13,7 @@ use crate::decide::{conversation, heard_within, touch_reply};
 use crate::endpoint::Endpoint;
 use crate::event::now;
 use crate::maps::OWN;
-use crate::packet::{Packet, TCP_ACK, TCP_SYN};
+use crate::packet::Packet;
 use crate::socket;
 
 /// `LOOPBACK_IFINDEX` (include/net/flow.h): the loopback device of every network namespace has this index.
@@ -29,7 +29,7 @@ pub fn try_ingress(ctx: &SkBuffContext) -> Option<()> {
     let packet = Packet::read(skb, 0);
     match packet.class {
         class::TCP => {
-            if packet.tcp_flags(skb) & (TCP_SYN | TCP_ACK) != TCP_SYN {
+            if !packet.is_opening(skb) {
                 return None;
             }
         }

@@ -7,6 +7,7 @@
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
 //! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
 //! | `wire` | `tc` ingress of the host's end of a pod's link | judges what cgroup hooks do not see | 5.10 |
+//! | `heard` | `tc` egress there | notes who speaks to the pod | 5.10 |
 //! | `sock_create` | `cgroup/sock_create` | notes the process behind raw and ping sockets | 5.10 |
 //!
 //! The entry points are thin; each calls a function of its module that can give up with `None`, which means "not a
@@ -74,6 +75,12 @@ fn sendmsg6(ctx: SockAddrContext) -> i32 {
 #[classifier]
 fn wire(ctx: TcContext) -> i32 {
     wire::try_wire(&ctx).unwrap_or(wire::NEXT)
+}
+
+#[classifier]
+fn heard(ctx: TcContext) -> i32 {
+    let _ = wire::try_heard(&ctx);
+    wire::NEXT
 }
 
 #[cgroup_sock(sock_create)]

@@ -5,7 +5,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
     AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue, FlowEvent,
-    FlowValue, MAX_ENDPOINTS, OriginValue, PortKey, RulingValue, SlotWord, counter,
+    FlowValue, HeardKey, MAX_ENDPOINTS, OriginValue, PortKey, RulingValue, SlotWord, counter,
 };
 
 /// Compiled prefixes and port ranges that the node can hold; memory is taken as they are used.
@@ -36,6 +36,8 @@ pub static PORTS: LpmTrie<PortKey, RulingValue, RULES> = LpmTrie::new();
 #[btf_map]
 pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+#[btf_map]
+pub static HEARD: LruHashMap<HeardKey, u64, CONVERSATIONS> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: SkStorage<FlowValue> = SkStorage::new();
 #[btf_map]

@@ -25,9 +25,9 @@ const IPPROTO_IGMP: u8 = 2;
 const IPPROTO_HOPOPTS: u8 = 0;
 
 /// TCP flags (RFC 9293, section 3.1).
-pub const TCP_SYN: u8 = 0x02;
+const TCP_SYN: u8 = 0x02;
 pub const TCP_RST: u8 = 0x04;
-pub const TCP_ACK: u8 = 0x10;
+const TCP_ACK: u8 = 0x10;
 /// Offset of the flags in a TCP header.
 const TCP_FLAGS: u32 = 13;
 /// Offset of the byte that holds the header's length, in its upper half.
@@ -103,6 +103,20 @@ impl Packet {
         read.unwrap_or(Self::malformed())
     }
 
+    /// The source of an IP packet, and nothing else of it.
+    #[inline(always)]
+    pub fn read_source(skb: *mut __sk_buff, start: u32) -> Option<Address> {
+        // SAFETY: `skb` is the program's context.
+        let protocol = unsafe { (*skb).protocol };
+        if protocol == ETH_P_IP {
+            load(skb, start + core::mem::offset_of!(Ipv4, source) as u32).map(Address::v4)
+        } else if protocol == ETH_P_IPV6 {
+            load(skb, start + core::mem::offset_of!(Ipv6, source) as u32).map(Address::v6)
+        } else {
+            None
+        }
+    }
+
     /// Marks a packet as one that cannot be trusted.
     #[inline(always)]
     pub fn distrust(&mut self, opaque: u8) {
@@ -146,6 +160,10 @@ impl Packet {
             ..Self::malformed()
         };
         if u32::from_be(header.version_flow) >> 28 != 6 {
+            return Some(packet);
+        }
+        // A mapped address would be judged as the IPv4 address that it is not.
+        if packet.source.is_mapped() || packet.destination.is_mapped() {
             return Some(packet);
         }
         match header.next_header {
@@ -206,26 +224,50 @@ impl Packet {
         self.transport + u32::from(offset >> 4) * 4 >= length
     }
 
-    /// What the network stack itself answers or asks its neighbours: ICMP errors and echo replies, neighbour discovery,
-    /// multicast membership. True of anything of that shape; who sent it is for the caller to know.
+    /// Does it open a TCP connection: a SYN that acknowledges nothing?
     #[inline(always)]
-    pub fn is_stack_message(&self, skb: *mut __sk_buff) -> bool {
-        let kind = |offset| load::<u8>(skb, self.transport + offset).unwrap_or(u8::MAX);
+    pub fn is_opening(&self, skb: *mut __sk_buff) -> bool {
+        self.tcp_flags(skb) & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// What the network stack answers to what it gets: ICMP errors, echo replies, TCP resets and acknowledgements. True
+    /// of anything of that shape; who sent it is for the caller to know.
+    #[inline(always)]
+    pub fn is_stack_answer(&self, skb: *mut __sk_buff) -> bool {
         match (self.class, self.protocol) {
             // Echo reply, unreachable, time exceeded, parameter problem (RFC 792).
-            (class::ICMP, IPPROTO_ICMP) => matches!(kind(0), 0 | 3 | 11 | 12),
-            // Errors, echo reply, MLD, neighbour discovery (RFC 4443, 2710, 4861).
-            (class::ICMP, _) => matches!(kind(0), 1..=4 | 129..=137 | 143),
+            (class::ICMP, IPPROTO_ICMP) => matches!(self.transport_byte(skb, 0), 0 | 3 | 11 | 12),
+            // Errors and the echo reply (RFC 4443).
+            (class::ICMP, _) => matches!(self.transport_byte(skb, 0), 1..=4 | 129),
+            (class::TCP, _) => self.tcp_flags(skb) & TCP_SYN == 0 && self.is_bare_segment(skb),
+            _ => false,
+        }
+    }
+
+    /// What the network stack tells its neighbours: neighbour discovery, and membership of groups. The same holds.
+    #[inline(always)]
+    pub fn is_link_message(&self, skb: *mut __sk_buff) -> bool {
+        match (self.class, self.protocol) {
+            // Neighbour discovery (RFC 4861) and MLD without a router alert (RFC 2710).
+            (class::ICMP, IPPROTO_ICMPV6) => matches!(self.transport_byte(skb, 0), 130..=137 | 143),
             // IGMP and MLD come with a router alert, so as options.
-            (class::OPAQUE, IPPROTO_IGMP) => self.destination.is_link_multicast(),
+            (class::OPAQUE, IPPROTO_IGMP) => {
+                self.opaque == opaque::IP_OPTIONS && self.destination.is_link_multicast()
+            }
             (class::OPAQUE, IPPROTO_HOPOPTS) => {
-                self.destination.is_link_multicast()
-                    && kind(0) == IPPROTO_ICMPV6
-                    && kind(1) == 0
-                    && matches!(kind(8), 130..=132 | 143)
+                self.opaque == opaque::EXTENSION_HEADER
+                    && self.destination.is_link_multicast()
+                    && self.transport_byte(skb, 0) == IPPROTO_ICMPV6
+                    && self.transport_byte(skb, 1) == 0
+                    && matches!(self.transport_byte(skb, 8), 130..=132 | 143)
             }
             _ => false,
         }
+    }
+
+    #[inline(always)]
+    fn transport_byte(&self, skb: *mut __sk_buff, offset: u32) -> u8 {
+        load(skb, self.transport + offset).unwrap_or(u8::MAX)
     }
 
     const fn malformed() -> Self {

@@ -1,20 +1,26 @@
-//! `tc` ingress at the host's end of a pod's link: every frame that the pod puts on the wire, however it made it.
+//! The host's end of a pod's link: `wire` at `tc` ingress sees every frame that the pod puts on the wire, however it made
+//! it; `heard` at `tc` egress notes who speaks to the pod.
 //!
-//! Cgroup hooks see what sockets of the Internet families send. Packet sockets, TUN devices and forwarding pass them by;
-//! here their frames come along with the rest. What a socket of the pod sent has been judged already and has its
-//! verdict with it, so that an established flow costs one look-up more.
+//! Cgroup hooks see what sockets of the Internet families send. Packet sockets, AF_XDP, TUN devices, forwarding and the
+//! stack's own answers pass them by; here they come along with the rest. What a socket of the pod sent has been judged
+//! already and has its verdict with it, so that an established flow costs one look-up more.
+//!
+//! The stack answers to whom it is told to: a frame on loopback in a stranger's name makes it answer the stranger. So it
+//! may answer only those who have sent something by the link.
 
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, bpf_sock};
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, TC_ACT_SHOT, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::TcContext;
-use sluice_abi::{NO_POLICY, class, hook, opaque};
+use sluice_abi::{HeardKey, NO_POLICY, REPLY_WINDOW_NS, class, hook, opaque};
 
-use crate::decide::{Known, decide};
+use crate::address::Address;
+use crate::decide::{Known, REFRESH_NS, decide, heard_within};
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;
-use crate::packet::{Packet, TCP_SYN};
-use crate::socket;
+use crate::maps::HEARD;
+use crate::packet::Packet;
+use crate::socket::{self, SOCK_RAW};
 
 /// Leaves the frame to whatever else is attached (`TCX_NEXT` and `TC_ACT_UNSPEC` are -1, which skips nobody).
 pub const NEXT: i32 = -1;
@@ -22,55 +28,113 @@ const SHOT: i32 = TC_ACT_SHOT as i32;
 
 const ETHERNET_HEADER: u32 = 14;
 const ETH_P_ARP: u32 = 0x0806_u16.to_be() as u32;
-/// `AF_PACKET` (include/linux/socket.h).
-const AF_PACKET: u32 = 17;
+/// `AF_INET` and `AF_INET6` (include/linux/socket.h). Sockets of no other family have met a cgroup hook.
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// Who is behind a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    /// A socket of the pod that the cgroup hooks have seen.
+    Judged,
+    /// A socket of the pod that they have not.
+    Unseen,
+    /// A socket that is not the pod's: the stack's own, or of a process of the host in the pod's namespace.
+    Outside,
+    /// No socket: the stack, or what was forwarded or injected.
+    Nobody,
+}
 
 #[inline(always)]
 pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     let skb = ctx.skb.skb;
-    // SAFETY: `skb` is the program's context.
-    let (interface, protocol) = unsafe { ((*skb).ifindex, (*skb).protocol) };
     if flow::is_established(skb, ETHERNET_HEADER as usize) {
         return None;
     }
+    // SAFETY: `skb` is the program's context.
+    let (interface, protocol) = unsafe { ((*skb).ifindex, (*skb).protocol) };
     let endpoint = Endpoint::of_link(interface)?;
     if endpoint.word().policy() == NO_POLICY {
         return None;
     }
     let sk = full_socket(skb);
+    let sender = sender(skb, sk, &endpoint);
     let mut packet = Packet::read(skb, ETHERNET_HEADER);
-    let mut known = Known { origin: None, flow: None };
-    if sk.is_null() {
-        // No process's socket is behind it: the stack's own answers, or what was forwarded or injected.
-        if protocol == ETH_P_ARP || is_stack_answer(skb, &packet) {
-            return None;
-        }
-        if endpoint.is_foreign(packet.source) && packet.class != class::OPAQUE {
-            packet.distrust(opaque::FOREIGN_SOURCE);
-        }
-    } else {
-        // A process of the host in the pod's namespace, or the stack's control sockets.
-        if Endpoint::of_packet(skb)?.id != endpoint.id {
-            return None;
-        }
-        // SAFETY: a full socket, whose fields the verifier lets us read.
-        if unsafe { (*sk).family } == AF_PACKET {
-            packet.distrust(opaque::PACKET_SOCKET);
-        } else if endpoint.is_foreign(packet.source) && packet.class != class::OPAQUE {
-            packet.distrust(opaque::FOREIGN_SOURCE);
-        } else {
+    let mut known = Known { origin: None, flow: None, is_raw: false, is_opening: packet.is_opening(skb) };
+    let is_foreign = endpoint.is_foreign(packet.source);
+    match sender {
+        Sender::Judged => {
             // Fragments are cut after egress has judged the whole.
             if packet.opaque == opaque::FRAGMENT {
                 return None;
             }
-            known.flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
+            known.origin = socket::origin(sk);
+            // SAFETY: a full socket, whose fields the verifier lets us read.
+            known.is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
+            if known.origin.is_none() && packet.is_link_message(skb) {
+                return None;
+            }
+            if !is_foreign {
+                known.flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
+            }
         }
-        known.origin = socket::origin(sk);
-        if known.origin.is_none() && packet.is_stack_message(skb) {
-            return None;
+        Sender::Unseen => {
+            known.origin = socket::origin(sk);
+            packet.distrust(opaque::PACKET_SOCKET);
+        }
+        Sender::Outside | Sender::Nobody => {
+            if protocol == ETH_P_ARP || (!is_foreign && packet.is_link_message(skb)) {
+                return None;
+            }
+            let is_answer = packet.is_stack_answer(skb);
+            if is_answer && !is_foreign && was_heard(interface, packet.destination) {
+                return None;
+            }
+            if sender == Sender::Outside && !is_answer {
+                return None;
+            }
         }
     }
+    if is_foreign && packet.class != class::OPAQUE {
+        packet.distrust(opaque::FOREIGN_SOURCE);
+    }
     judge_frame(&endpoint, &packet, known, skb)
+}
+
+/// Notes who speaks to the pod.
+#[inline(always)]
+pub fn try_heard(ctx: &TcContext) -> Option<()> {
+    let skb = ctx.skb.skb;
+    // SAFETY: `skb` is the program's context.
+    let interface = unsafe { (*skb).ifindex };
+    let packet = Packet::read_source(skb, ETHERNET_HEADER)?;
+    let key = HeardKey { interface, pad: 0, remote: packet.bytes() };
+    let now = event::now();
+    if !heard_within(HEARD.get_ptr(key), now, REFRESH_NS) {
+        let _ = HEARD.insert(key, now, u64::from(BPF_ANY));
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn was_heard(interface: u32, remote: Address) -> bool {
+    let key = HeardKey { interface, pad: 0, remote: remote.bytes() };
+    heard_within(HEARD.get_ptr(key), event::now(), REPLY_WINDOW_NS)
+}
+
+#[inline(always)]
+fn sender(skb: *mut __sk_buff, sk: *mut bpf_sock, endpoint: &Endpoint) -> Sender {
+    if sk.is_null() {
+        return Sender::Nobody;
+    }
+    if Endpoint::of_packet(skb).is_none_or(|owner| owner.id != endpoint.id) {
+        return Sender::Outside;
+    }
+    // SAFETY: a full socket, whose fields the verifier lets us read.
+    match unsafe { (*sk).family } {
+        AF_INET | AF_INET6 => Sender::Judged,
+        _ => Sender::Unseen,
+    }
 }
 
 #[inline(always)]
@@ -88,12 +152,6 @@ fn judge_frame(endpoint: &Endpoint, packet: &Packet, known: Known, skb: *mut __s
 fn is_last_segment(packet: &Packet, known: Known, skb: *mut __sk_buff) -> bool {
     // SAFETY: live socket storage, never changed once it is there.
     known.flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 }) && packet.is_bare_segment(skb)
-}
-
-/// A reset, the acknowledgement of a connection that is over, or a message of the stack.
-#[inline(always)]
-fn is_stack_answer(skb: *mut __sk_buff, packet: &Packet) -> bool {
-    packet.is_stack_message(skb) || (packet.is_bare_segment(skb) && packet.tcp_flags(skb) & TCP_SYN == 0)
 }
 
 #[inline(always)]

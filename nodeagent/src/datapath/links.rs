@@ -6,7 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact};
+use aya::maps::{HashMap, Map, MapData};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+};
 use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType};
 use nix::libc;
 use nix::net::if_::if_indextoname;
@@ -14,8 +17,12 @@ use nix::net::if_::if_indextoname;
 use super::sys::{self, AttachType, Target};
 use super::{Datapath, DatapathError, map_error};
 
-/// The classifier's name in the object, and in the pins' names.
-const WIRE: &str = "wire";
+/// The classifiers by their names in the object and in the pins' names. What is heard is noted before it is relied on.
+const GUARDS: [(&str, AttachType); 2] = [("heard", AttachType::TcxEgress), ("wire", AttachType::TcxIngress)];
+
+/// The place of a guard among the filters of an interface, by which it is found again.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Puts a program behind its pinned link: exchanges it where the link is already at `wanted`, makes the link where there
 /// is none.
@@ -54,16 +61,23 @@ fn remove(link: &impl AsFd, pin: &Path) -> io::Result<()> {
     fs::remove_file(pin)
 }
 
-/// Loads the classifier; it is attached for each pod.
-pub(super) fn load_wire(object: &mut Ebpf) -> Result<(), DatapathError> {
-    let refused = |source| DatapathError::Program { name: WIRE, source: Box::new(source) };
-    wire(object)?.load().map_err(refused)
+/// Loads the classifiers; they are attached for each pod.
+pub(super) fn load_guards(object: &mut Ebpf) -> Result<(), DatapathError> {
+    for (name, _) in GUARDS {
+        classifier(object, name)?
+            .load()
+            .map_err(|source| DatapathError::Program { name, source: Box::new(source) })?;
+    }
+    Ok(())
 }
 
-fn wire(object: &mut Ebpf) -> Result<&mut SchedClassifier, DatapathError> {
-    match object.program_mut(WIRE) {
+fn classifier<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    match object.program_mut(name) {
         Some(Program::SchedClassifier(program)) => Ok(program),
-        _ => Err(DatapathError::Missing(WIRE)),
+        _ => Err(DatapathError::Missing(name)),
     }
 }
 
@@ -71,21 +85,23 @@ impl Datapath {
     /// Watches the host's end of a pod's link for what the cgroup hooks do not see.
     pub fn guard(&mut self, interface: u32, cgroup: u64) -> Result<(), DatapathError> {
         self.links.insert(interface, cgroup, 0).map_err(map_error("LINKS"))?;
-        let pin = self.guards.join(format!("{WIRE}-{interface}"));
-        let program = wire(&mut self.object)?;
-        let refused = |source| DatapathError::Program { name: WIRE, source: Box::new(source) };
-        let fd = program.fd().map_err(refused)?.as_fd();
-        let target = Target::Interface(interface);
-        match put(fd, WIRE, AttachType::TcxIngress, target, interface.into(), &pin) {
-            // Before 6.6 an interface takes classifiers by netlink only. They go with the interface, and are found
-            // again by their place.
-            Err(DatapathError::Link { action: "create", source, .. })
-                if source.raw_os_error() == Some(libc::EINVAL) =>
-            {
-                attach_by_netlink(program, interface).map_err(refused)
+        for (name, at) in GUARDS {
+            let pin = self.guards.join(format!("{name}-{interface}"));
+            let program = classifier(&mut self.object, name)?;
+            let refused = |source| DatapathError::Program { name, source: Box::new(source) };
+            let fd = program.fd().map_err(refused)?.as_fd();
+            match put(fd, name, at, Target::Interface(interface), interface.into(), &pin) {
+                // Before 6.6 an interface takes classifiers by netlink only. They go with the interface, and are found
+                // again by their place.
+                Err(DatapathError::Link { action: "create", source, .. })
+                    if source.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    attach_by_netlink(program, at, interface).map_err(refused)?;
+                }
+                done => done?,
             }
-            done => done,
         }
+        Ok(())
     }
 
     /// Ends the watch on every link of a cgroup that is gone.
@@ -111,26 +127,64 @@ impl Datapath {
     }
 
     fn remove_guard(&mut self, interface: u32) -> Result<(), DatapathError> {
+        detach_by_netlink(interface);
         super::install::gone(self.links.remove(&interface), "LINKS")?;
-        let pin = self.guards.join(format!("{WIRE}-{interface}"));
-        match sys::open_pin(&pin).and_then(|link| remove(&link, &pin)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(DatapathError::Link { action: "remove", name: WIRE, source: error })
+        for (name, _) in GUARDS {
+            let pin = self.guards.join(format!("{name}-{interface}"));
+            match sys::open_pin(&pin).and_then(|link| remove(&link, &pin)) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(DatapathError::Link { action: "remove", name, source });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
 
-fn attach_by_netlink(program: &mut SchedClassifier, interface: u32) -> Result<(), ProgramError> {
+fn attach_by_netlink(
+    program: &mut SchedClassifier,
+    at: AttachType,
+    interface: u32,
+) -> Result<(), ProgramError> {
     let name = if_indextoname(interface).map_err(|error| ProgramError::IOError(error.into()))?;
     let name = name.to_string_lossy();
-    // A queueing discipline that is there already is as good as ours.
-    let _ = qdisc_add_clsact(&name);
-    let options = NlOptions { priority: 1, ..NlOptions::default() };
-    let link =
-        program.attach_with_options(&name, TcAttachType::Ingress, TcAttachOptions::Netlink(options))?;
+    let side = side(at);
+    // Our filter of before, if there is one, is replaced in one step. Where there is none the kernel says so.
+    let before =
+        SchedClassifierLink::attached(&name, side, PRIORITY, HANDLE, None).map_err(ProgramError::IOError)?;
+    let link = if let Ok(link) = program.attach_to_link(before) {
+        link
+    } else {
+        // A queueing discipline that is there already is as good as ours.
+        let _ = qdisc_add_clsact(&name);
+        let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+        program.attach_with_options(&name, side, TcAttachOptions::Netlink(options))?
+    };
     // The filter stays with the interface, whatever becomes of this agent.
     std::mem::forget(program.take_link(link)?);
+    Ok(())
+}
+
+/// Takes the filters of an interface away. Where there are none, or no interface, there is nothing to do.
+fn detach_by_netlink(interface: u32) {
+    let Ok(name) = if_indextoname(interface) else { return };
+    for (program, at) in GUARDS {
+        let _ = qdisc_detach_program(&name.to_string_lossy(), side(at), program);
+    }
+}
+
+fn side(at: AttachType) -> TcAttachType {
+    if at == AttachType::TcxEgress { TcAttachType::Egress } else { TcAttachType::Ingress }
+}
+
+/// Takes away every filter that the map of guarded links in `maps` names, for kernels without links on interfaces.
+pub(super) fn detach_guards(maps: &Path) -> Result<(), DatapathError> {
+    // Never made, or removed before.
+    let Ok(map) = MapData::from_pin(maps.join("LINKS")) else { return Ok(()) };
+    let links: HashMap<_, u32, u64> = Map::HashMap(map).try_into().map_err(map_error("LINKS"))?;
+    for interface in links.keys() {
+        detach_by_netlink(interface.map_err(map_error("LINKS"))?);
+    }
     Ok(())
 }

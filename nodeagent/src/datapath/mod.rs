@@ -40,13 +40,14 @@ use sys::{AttachType, Target};
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
 
 /// Every map, by its name in the object.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 15] = [
     "CONFIG",
     "ENDPOINTS",
     "SLOTS",
     "ADDRESSES",
     "PORTS",
     "LINKS",
+    "HEARD",
     "FLOWS",
     "ORIGINS",
     "REPLIES",
@@ -217,7 +218,7 @@ impl Datapath {
         for (name, at) in PROGRAMS {
             attach(&mut object, name, at, &cgroup, &place.links().join(name))?;
         }
-        links::load_wire(&mut object)?;
+        links::load_guards(&mut object)?;
         let events = take(&mut object, "EVENTS")?;
         let mut datapath = Self::from_maps(object, lock, place)?;
         datapath.find_next_ids()?;
@@ -394,6 +395,7 @@ pub fn detach(bpffs: &Path) -> Result<Vec<PathBuf>, DatapathError> {
         Err(source) => return Err(DatapathError::Io { action: "read", path: base, source }),
     };
     for version in versions.flatten() {
+        links::detach_guards(&version.path().join("maps"))?;
         for part in ["links", "maps"] {
             let directory = version.path().join(part);
             for pin in fs::read_dir(&directory).into_iter().flatten().flatten() {

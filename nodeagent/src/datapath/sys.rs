@@ -32,6 +32,7 @@ pub(super) enum AttachType {
     Udp4Sendmsg = 14,
     Udp6Sendmsg = 15,
     TcxIngress = 46,
+    TcxEgress = 47,
 }
 
 /// What a program is attached to.
@@ -57,14 +58,14 @@ impl LinkInfo {
     /// Where it is attached: the id of its cgroup or the index of its interface; 0 once that is gone.
     pub(super) fn target(&self, at: AttachType) -> u64 {
         match at {
-            AttachType::TcxIngress => self.target[0].into(),
+            AttachType::TcxIngress | AttachType::TcxEgress => self.target[0].into(),
             _ => u64::from(self.target[1]) << 32 | u64::from(self.target[0]),
         }
     }
 
     /// Is it attached as this?
     pub(super) fn is(&self, at: AttachType) -> bool {
-        let place = if at == AttachType::TcxIngress { 1 } else { 2 };
+        let place = if matches!(at, AttachType::TcxIngress | AttachType::TcxEgress) { 1 } else { 2 };
         self.target[place] == at as u32
     }
 }

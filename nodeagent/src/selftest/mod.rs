@@ -73,6 +73,9 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     let pod = fs::metadata(&scratch.pod)?.ino();
     datapath.set_levels(&[Hierarchy::of(&root)?.level(&scratch.pod)].into());
     datapath.set_endpoint(pod, 0, &[])?;
+    // Twice, as a restart does: the second exchanges what the first attached.
+    datapath.guard(scratch.interface, pod)?;
+    datapath.guard(scratch.interface, pod)?;
     let program = datapath.program(&scratch.place(), "egress")?;
 
     let mut rng = rng(options.seed);

@@ -60,15 +60,22 @@ pub(super) struct Escape {
     pub(super) control: Control,
     /// What the rig does.
     pub(super) way: Way,
+    /// It is open by design, and this closes it.
+    pub(super) closed_by: Option<&'static str>,
 }
 
 const fn row(name: &'static str, families: &'static str, what: &'static str, told: Told) -> Escape {
-    Escape { name, families, what, told, control: Control::Arrives, way: Way::Alone }
+    Escape { name, families, what, told, control: Control::Arrives, way: Way::Alone, closed_by: None }
 }
 
 impl Escape {
     const fn by(mut self, way: Way) -> Self {
         self.way = way;
+        self
+    }
+
+    const fn open(mut self, closed_by: &'static str) -> Self {
+        self.closed_by = Some(closed_by);
         self
     }
 
@@ -118,7 +125,8 @@ pub(super) const ESCAPES: &[Escape] = &[
     row("udp-lite", "46", "UDP-Lite", Forbidden),
     row("udp-storage", "46", "option memory full, so that nothing is remembered with the socket", Forbidden),
     row("udp-ring", "46", "send by io_uring", Forbidden),
-    row("group-join", "46", "the payload is the address of a group that is joined", NOT_IP),
+    row("group-join", "46", "the payload is the address of a group that is joined", NOT_IP)
+        .open("a bridge with multicast snooping, or net.ipv4.igmp_max_memberships=0 and no IPv6 groups"),
     row("ping", "46", "echo request of a ping socket", Forbidden),
     row("ping-raw", "46", "echo request of a raw socket", Forbidden),
     // Connections.
@@ -177,7 +185,8 @@ pub(super) const ESCAPES: &[Escape] = &[
         "46",
         "to the allowed by the header, to a neighbour by the frame",
         Nothing("judged by the header"),
-    ),
+    )
+    .open("no NET_RAW for the pod, or a CNI that routes each pod by a link of its own"),
     row("raw-loopback-outward", "4", "127.0.0.2 and 0.0.0.0 by the pod's interface", To("127.0.0.2")),
     row("raw-loopback-outward", "6", "::1 and :: by the pod's interface", To("::1")),
     row("raw-mapped", "6", "IPv6 on the wire to the mapped form of the allowed", Allowed),
@@ -249,7 +258,9 @@ pub(super) const ESCAPES: &[Escape] = &[
     row("nested-cgroup", "46", "children of the container's cgroup", Forbidden).by(Way::Mounting),
     row("foreign-cgroup", "46", "a cgroup beside the pod's", KERNEL).by(Way::Mounting).cannot(ABSENT),
     row("daemon", "46", "a grandchild that outlives the container's first process", Forbidden),
-    row("take", "46", "sockets of another pod, by SCM_RIGHTS", Forbidden).by(Way::Given),
+    row("take", "46", "sockets of another pod, by SCM_RIGHTS", Forbidden)
+        .by(Way::Given)
+        .open("no volume that pods of different policy can both write to"),
     row("give", "46", "the pod's sockets used by another pod, by SCM_RIGHTS", Forbidden).by(Way::Taken),
     row("before-policy", "46", "sockets that are older than the policy", Forbidden).by(Way::Later),
     row("orphan", "46", "unsent bytes of a closed connection that is older than the policy", Forbidden)

@@ -28,7 +28,7 @@ struct Row {
 /// Adds a figure for each attempt, and prints the table.
 pub(super) fn judge(report: &mut Report, attempts: &[Attempt], events: &[Value]) -> Result<()> {
     let mut rows = Vec::new();
-    let (mut leaked, mut made, mut skipped) = (Vec::new(), 0, 0);
+    let (mut leaked, mut open, mut made, mut skipped) = (Vec::new(), Vec::<String>::new(), 0, 0);
     for attempt in attempts {
         let Attempt { escape, name, governed, control } = attempt;
         if governed.made.is_empty() && control.made.is_empty() {
@@ -39,6 +39,12 @@ pub(super) fn judge(report: &mut Report, attempts: &[Attempt], events: &[Value])
             continue;
         }
         made += 1;
+        if let Some(setting) = escape.closed_by {
+            open.push(name.clone());
+            report.add(name, format!("open; closed by: {setting}"), "", "documented", None);
+            rows.push(row(attempt, "-".to_owned(), "open"));
+            continue;
+        }
         let mut wrong = Vec::new();
         if governed.made.is_empty() {
             wrong.push(format!("was not made: {}", governed.stopped));
@@ -65,6 +71,7 @@ pub(super) fn judge(report: &mut Report, attempts: &[Attempt], events: &[Value])
     }
     eprint!("{}", table(&rows));
     report.some("made", made, "attempts");
+    report.note("open, documented", open.join(" "), "");
     report.note("skipped", skipped, "attempts");
     report.equal("leaked", leaked, "", Vec::<String>::new());
     Ok(())

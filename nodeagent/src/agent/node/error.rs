@@ -101,6 +101,11 @@ pub enum Invalid {
         /// The other pod.
         pod: String,
     },
+    /// No address: what the pod sends in another's name could not be told.
+    #[error(
+        "the previous plugin's result names no address of the pod; sluice-cni must come after the plugin that gives it one"
+    )]
+    NoAddress,
     /// More addresses than an endpoint can have.
     #[error("the pod has {0} addresses; at most {MAX_OWN_ADDRESSES} are supported")]
     Addresses(usize),

@@ -187,6 +187,9 @@ impl Node {
         record.pod = add.pod.clone();
         record.attachments.insert(add.attachment.clone(), link);
         let addresses = addresses(&record);
+        if addresses.is_empty() {
+            return Err(NodeError::Invalid(Invalid::NoAddress));
+        }
         if addresses.len() > MAX_OWN_ADDRESSES {
             return Err(NodeError::Invalid(Invalid::Addresses(addresses.len())));
         }
