@@ -42,6 +42,8 @@ struct Sample {
     judged: u64,
     first: f64,
     denied: f64,
+    wire: f64,
+    heard: f64,
     single: f64,
     single_baseline: f64,
 }
@@ -115,9 +117,11 @@ fn judge(report: &mut Report, samples: &[Sample]) -> Result<()> {
             median(*size, |sample| sample.established / sample.baseline)?,
             median(*size, |sample| sample.control / sample.baseline)?,
         );
-        let ways: [(&str, Figure); 3] = [
+        let ways: [(&str, Figure); 5] = [
             ("judged datagram", |sample| sample.first / sample.baseline),
             ("denied packet", |sample| sample.denied / sample.baseline),
+            ("frame judged at the host's end", |sample| sample.wire / sample.baseline),
+            ("frame to the pod, noted", |sample| sample.heard / sample.baseline),
             ("first packet alone", |sample| sample.single / sample.single_baseline),
         ];
         for (what, figure) in ways {

@@ -24,7 +24,7 @@ use crate::socket::{self, SOCK_RAW};
 
 /// Leaves the frame to whatever else is attached (`TCX_NEXT` and `TC_ACT_UNSPEC` are -1, which skips nobody).
 pub const NEXT: i32 = -1;
-const SHOT: i32 = TC_ACT_SHOT as i32;
+const SHOT: i32 = TC_ACT_SHOT;
 
 const ETHERNET_HEADER: u32 = 14;
 const ETH_P_ARP: u32 = 0x0806_u16.to_be() as u32;

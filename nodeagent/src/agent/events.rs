@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use sluice_abi::{FlowEvent, NO_RULE, action, hook, kind, opaque, reason};
-use sluice_policy::RuleRef;
+use sluice_policy::{PolicyRef, RuleRef};
 
 use super::node::Node;
 use super::store::Record;
@@ -107,11 +107,11 @@ impl Describer {
             sport: (event.local_port != 0).then_some(event.local_port),
             dst: destination,
             dport: has_ports.then_some(event.remote_port),
-            proto: protocol(event.protocol, destination),
+            proto: protocol_name(event.protocol, destination),
             pid: (event.pid != 0).then_some(event.pid),
             comm: (event.pid != 0).then(|| text(&event.comm)),
             action: done,
-            policy: rule.map(policy_name),
+            policy: rule.map(|rule| policy_name(&rule.policy)),
             rule: rule.map(rule_name),
             reason: reason(event, index, rules.is_some(), rule),
             hook: match event.hook {
@@ -180,21 +180,24 @@ fn reason(event: &FlowEvent, index: u32, rules_known: bool, rule: Option<&RuleRe
     by + unreadable
 }
 
-fn policy_name(rule: &RuleRef) -> String {
-    match &rule.policy.namespace {
-        Some(namespace) => format!("{namespace}/{}", rule.policy.name),
-        None => rule.policy.name.clone(),
+/// A policy as [`Line::policy`] names it.
+pub(crate) fn policy_name(policy: &PolicyRef) -> String {
+    match &policy.namespace {
+        Some(namespace) => format!("{namespace}/{}", policy.name),
+        None => policy.name.clone(),
     }
 }
 
-fn rule_name(rule: &RuleRef) -> String {
+/// A rule as [`Line::rule`] names it.
+pub(crate) fn rule_name(rule: &RuleRef) -> String {
     match &rule.rule {
         Some(id) => id.name.clone().unwrap_or_else(|| id.index.to_string()),
         None => "default".to_owned(),
     }
 }
 
-fn protocol(number: u8, destination: IpAddr) -> String {
+/// A protocol as [`Line::proto`] names it.
+pub(crate) fn protocol_name(number: u8, destination: IpAddr) -> String {
     match (number, destination.is_ipv6()) {
         (6, _) => "tcp".to_owned(),
         (17, _) => "udp".to_owned(),

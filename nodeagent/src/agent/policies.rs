@@ -15,7 +15,7 @@ use sluice_policy::{Policy, PolicyError, PolicySet, SetError, parse};
 use super::store::{self, StoreError};
 
 /// The largest policy file, in bytes.
-const MAX_FILE: u64 = 4 << 20;
+pub const MAX_FILE: u64 = 4 << 20;
 
 /// What is wrong with a policy file or the directory.
 #[derive(Debug, thiserror::Error)]

@@ -316,12 +316,13 @@ impl Datapath {
             .collect()
     }
 
-    /// The program behind a pinned link: what packets meet.
-    pub fn program(&self, place: &Place, name: &'static str) -> Result<OwnedFd, DatapathError> {
-        let opened = sys::open_pin(&place.links().join(name))
+    /// The program behind a pinned link, by the link's name: what packets meet.
+    pub fn program(&self, place: &Place, link: &str) -> Result<OwnedFd, DatapathError> {
+        let path = place.links().join(link);
+        let opened = sys::open_pin(&path)
             .and_then(|link| sys::link_info(link.as_fd()))
             .and_then(|info| sys::program_by_id(info.program));
-        opened.map_err(|source| DatapathError::Link { action: "open the program behind", name, source })
+        opened.map_err(|source| DatapathError::Io { action: "open the program behind", path, source })
     }
 
     /// The map of judged flows, for whoever asks the kernel for a socket's.

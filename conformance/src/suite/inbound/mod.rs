@@ -17,6 +17,7 @@ use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions};
 
 mod client;
 mod events;
+mod older;
 
 /// Where the pods live.
 const NAMESPACE: &str = "inbound";
@@ -134,6 +135,12 @@ impl Run<'_> {
         self.speak(", after a restart", false);
         self.answers(", after a restart", QUERIES).await?;
         self.flood(", after a restart", &destinations).await?;
+
+        eprintln!("inbound: Sluice is installed under a pod that runs");
+        self.install_again(agent).await?;
+        self.speak(", older than Sluice", false);
+        self.answers(", older than Sluice", QUERIES).await?;
+        self.flood(", older than Sluice", &destinations).await?;
         server.stop(Duration::from_secs(1)).await?;
         self.judge().await
     }

@@ -50,6 +50,7 @@ const NAMES_KEPT: Duration = Duration::from_mins(1);
 /// ports beside thousands of networks come to that.
 const MAX_ENTRIES: usize = 1 << 18;
 
+#[derive(Clone)]
 struct Endpoint {
     record: Record,
     level: u32,
@@ -195,44 +196,44 @@ impl Node {
         }
 
         let cgroup = record.cgroup;
-        let previous = self.endpoints.get(&cgroup).map(|endpoint| endpoint.record.clone());
-        let policy = self.endpoints.get(&cgroup).map_or(NO_POLICY, |endpoint| endpoint.policy);
-        let (slot, record_path) = (record.slot, record.path.clone());
+        let previous = self.endpoints.get(&cgroup).cloned();
+        let policy = previous.as_ref().map_or(NO_POLICY, |endpoint| endpoint.policy);
         let policies = self.policies.as_ref().ok_or(NodeError::NoPolicies)?;
         let selection = select(policies, &pod_info(&record), None);
         self.store.put(&record)?;
         self.endpoints.insert(cgroup, Endpoint { record, level, policy, leaving: false, selection });
-        self.orphans.remove(&cgroup);
         self.world_changed();
+        let done = self.govern(cgroup, &addresses);
+        match (&done, previous) {
+            (Ok(()), _) => drop(self.orphans.remove(&cgroup)),
+            // Nothing changed: a pod that was not governed before is not half governed now.
+            (Err(_), Some(previous)) => {
+                self.store.put(&previous.record)?;
+                self.endpoints.insert(cgroup, previous);
+            }
+            (Err(_), None) => self.forget(cgroup)?,
+        }
+        done
+    }
+
+    /// Puts an endpoint in force in the kernel.
+    fn govern(&mut self, cgroup: u64, addresses: &[IpAddr]) -> Result<(), NodeError> {
+        let Some(record) = self.record(cgroup) else { return Ok(()) };
+        let (slot, is_running) = (record.slot, is_populated(&record.path));
         // A pod that runs already may have accepted connections. They are asked for before it is governed, so that none
         // of their packets is taken for the pod's own, and after it, for those that came meanwhile.
-        let is_running = is_populated(&record_path);
         if is_running {
             self.note_accepted(cgroup)?;
         }
-        let mut done = self
-            .reconcile_for(cgroup)
-            .and_then(|()| Ok(self.datapath.set_endpoint(cgroup, slot, &addresses)?))
-            .and_then(|()| self.guard(cgroup));
+        self.reconcile_for(cgroup)?;
+        self.datapath.set_endpoint(cgroup, slot, addresses)?;
+        self.guard(cgroup)?;
         if is_running {
-            done = done.and_then(|()| self.note_accepted(cgroup));
+            self.note_accepted(cgroup)?;
             // What was judged before the evidence was there is judged again.
-            let word = self.datapath.slot(slot);
-            self.datapath.flip(slot, word.policy());
+            self.datapath.flip(slot, self.datapath.slot(slot).policy());
         }
-        if done.is_err() {
-            // Nothing changed: a pod that was not governed before is not half governed now.
-            match previous {
-                Some(record) => {
-                    self.store.put(&record)?;
-                    if let Some(endpoint) = self.endpoints.get_mut(&cgroup) {
-                        endpoint.record = record;
-                    }
-                }
-                None => self.forget(cgroup)?,
-            }
-        }
-        done
+        Ok(())
     }
 
     /// Counts as replies what the listeners of a pod have accepted.

@@ -9,8 +9,8 @@ use serde::Serialize;
 use sluice_policy::{Warning, check};
 
 use super::files::{self, Fault};
-use super::policy_name;
 use crate::agent::Format;
+use crate::agent::events::policy_name;
 
 /// The version of [`Report`].
 const SCHEMA: u32 = 1;

@@ -10,13 +10,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use sluice_policy::{Policy, PolicyError, PolicySet, SetError, parse};
 
-use crate::agent::policies::is_policy_file;
+use crate::agent::policies::{MAX_FILE, is_policy_file};
 
 /// The path that means standard input.
 pub(super) const STDIN: &str = "-";
-
-/// The largest policy file, in bytes. The agent takes no larger one.
-const MAX_FILE: u64 = 4 << 20;
 
 /// One fault of a policy file, with its place as far as it is known.
 #[derive(Clone, Debug, Serialize)]

@@ -290,18 +290,6 @@ fn protocol(value: &Value, over_ipv6: bool) -> Option<u8> {
     }
 }
 
-/// The protocol's name as events write it.
-pub(super) fn protocol_name(number: u8, destination: IpAddr) -> String {
-    match (number, destination.is_ipv6()) {
-        (6, _) => "tcp".to_owned(),
-        (17, _) => "udp".to_owned(),
-        (132, _) => "sctp".to_owned(),
-        (1, false) => "icmp".to_owned(),
-        (58, true) => "icmpv6".to_owned(),
-        _ => number.to_string(),
-    }
-}
-
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, 6 | 17 | 132)
 }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 use sluice_policy::{Action, Labels, PodInfo, PolicySet, Posture, Ruling, World, evaluate, select};
 
-use super::flow::{FlowSpec, protocol_name};
-use super::policy_name;
+use super::flow::FlowSpec;
+use crate::agent::events::{policy_name, protocol_name, rule_name};
 
 /// The version of [`Line`].
 const SCHEMA: u32 = 1;
@@ -144,12 +144,8 @@ fn policy(ruling: &Ruling) -> Option<String> {
     ruling.by.as_ref().map(|by| policy_name(&by.policy))
 }
 
-/// The rule's name, or its place from 0; `default` for the policy's default action.
 fn rule(ruling: &Ruling) -> Option<String> {
-    ruling.by.as_ref().map(|by| match &by.rule {
-        Some(id) => id.name.clone().unwrap_or_else(|| id.index.to_string()),
-        None => "default".to_owned(),
-    })
+    ruling.by.as_ref().map(rule_name)
 }
 
 impl fmt::Display for Line {

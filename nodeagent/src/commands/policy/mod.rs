@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use sluice_policy::PolicyRef;
 
 mod check;
 mod files;
@@ -26,13 +25,5 @@ pub(crate) fn run(command: &PolicyCommand) -> anyhow::Result<ExitCode> {
     match command {
         PolicyCommand::Check(args) => check::run(args),
         PolicyCommand::Test(args) => Ok(test::run(args)),
-    }
-}
-
-/// The policy's name as events write it: `namespace/name`, or `name` for a `ClusterEgressPolicy`.
-fn policy_name(policy: &PolicyRef) -> String {
-    match &policy.namespace {
-        Some(namespace) => format!("{namespace}/{}", policy.name),
-        None => policy.name.clone(),
     }
 }
