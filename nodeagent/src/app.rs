@@ -39,7 +39,8 @@ enum Command {
     Agent(Box<AgentArgs>),
     /// Show what the agent governs.
     ///
-    /// Exit codes: 0 ready, 1 running with errors in the policy directory, 3 no agent answers.
+    /// Exit codes: 0 ready, 1 running with errors in the policy directory or with pods that are not known any more, 3 no
+    /// agent answers.
     Status(StatusArgs),
     /// Take everything of Sluice out of the kernel: no pod is governed after it.
     Detach(DetachArgs),

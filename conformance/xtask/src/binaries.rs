@@ -59,13 +59,7 @@ pub(crate) fn build(checkout: &Checkout, profile: Profile) -> Result<()> {
     cargo.args(["--bins", profile.arg()]).args(packages(DYNAMIC));
     shell::run(&mut cargo)?;
 
-    // With an explicit target, the flags do not reach procedural macros and build scripts, which cannot be static.
-    let host = host()?;
-    let mut flags = env::var_os("RUSTFLAGS").unwrap_or_default();
-    flags.push(" -C target-feature=+crt-static");
-    let mut cargo = checkout.cargo("build");
-    cargo.args(["--bins", profile.arg(), "--target", &host]).args(packages(STATIC)).env("RUSTFLAGS", flags);
-    shell::run(&mut cargo)?;
+    let built = build_static(checkout, profile, STATIC)?;
 
     let stage = dir(checkout);
     fs::create_dir_all(&stage).with_context(|| format!("cannot create {}", stage.display()))?;
@@ -73,17 +67,36 @@ pub(crate) fn build(checkout: &Checkout, profile: Profile) -> Result<()> {
         put(&checkout.target.join(profile.dir()).join(name), &stage.join(name))?;
     }
     for name in STATIC {
-        let binary = checkout.target.join(&host).join(profile.dir()).join(name);
+        put(&built.join(name), &stage.join(name))?;
+    }
+    println!("binaries are in {}", stage.display());
+    Ok(())
+}
+
+/// Builds binaries that need no C library around them, and says in which folder they are.
+pub(crate) fn build_static(
+    checkout: &Checkout,
+    profile: Profile,
+    names: &'static [&'static str],
+) -> Result<PathBuf> {
+    // With an explicit target, the flags do not reach procedural macros and build scripts, which cannot be static.
+    let host = host()?;
+    let mut flags = env::var_os("RUSTFLAGS").unwrap_or_default();
+    flags.push(" -C target-feature=+crt-static");
+    let mut cargo = checkout.cargo("build");
+    cargo.args(["--bins", profile.arg(), "--target", &host]).args(packages(names)).env("RUSTFLAGS", flags);
+    shell::run(&mut cargo)?;
+
+    let folder = checkout.target.join(&host).join(profile.dir());
+    for binary in names.iter().map(|name| folder.join(name)) {
         let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
         ensure!(
             !asks_for_interpreter(&bytes),
             "{} is not static: a dependency links a library of the system; find it with `ldd`",
             binary.display()
         );
-        put(&binary, &stage.join(name))?;
     }
-    println!("binaries are in {}", stage.display());
-    Ok(())
+    Ok(folder)
 }
 
 fn packages(names: &'static [&'static str]) -> impl Iterator<Item = &'static str> {

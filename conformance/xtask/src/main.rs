@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod binaries;
+mod kernels;
 mod report;
 mod setup;
 mod shell;
@@ -34,6 +35,7 @@ Examples:
   cargo xtask test                                 everything that CI runs
   cargo xtask test fmt clippy                      only the steps whose names begin so
   cargo xtask conformance first-packet --pods 20   one suite, with its own options
+  cargo xtask kernels 5.10 newest                  boot these kernels and try the programs there
   cargo xtask setup --check                        what is missing here, and what it is for";
 
 #[derive(Subcommand)]
@@ -70,12 +72,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Run the suites on a matrix of kernels in virtual machines
-    Kernels {
-        /// Options of the matrix
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    /// Load and try the programs on a matrix of kernels, in virtual machines
+    Kernels(kernels::Options),
     /// Build, then run one benchmark (without a name: all of them)
     Bench {
         /// The benchmark and its options
@@ -114,10 +112,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Conformance { args } if args.is_empty() => return conformance(&checkout, &["--help"], &args),
         Task::Conformance { args } => return conformance(&checkout, &[], &args),
         Task::Bench { args } => return conformance(&checkout, &["bench"], &args),
-        Task::Kernels { args: _ } => {
-            eprintln!("error: the kernel matrix is not yet part of this version of Sluice");
-            return Ok(ExitCode::from(2));
-        }
+        Task::Kernels(options) => return kernels::run(&checkout, &options),
     }
     Ok(ExitCode::SUCCESS)
 }

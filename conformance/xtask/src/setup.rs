@@ -217,6 +217,31 @@ fn apt_get_install(packages: &[&str]) -> Result<()> {
     shell::run(&mut apt).context("see what apt-get says above; it needs bookworm and bookworm-security, main")
 }
 
+/// Fetches packages, and those that they need and this machine does not have, into a folder; installs nothing.
+pub(crate) fn download(packages: &[&str], archives: &Path) -> Result<()> {
+    let get = || {
+        let mut apt = apt_get();
+        apt.args(["-q", "install", "-y", "--no-install-recommends", "--download-only"]);
+        // Its own user cannot write into this one's folders.
+        apt.args(["-o", "APT::Sandbox::User=root", "-o"]);
+        shell::run(apt.arg(format!("Dir::Cache::archives={}", archives.display())).args(packages))
+    };
+    let wanted = packages.join(" ");
+    ensure!(
+        find_program("apt-get").is_some(),
+        "this is no Debian: install {wanted} by its own means, then try again"
+    );
+    get().or_else(|error| {
+        // The lists may be missing, or name versions that are gone by now.
+        ensure!(
+            shell::is_root(),
+            "{error:#}. Only root may fetch the lists of packages. Run as root: apt-get update"
+        );
+        apt_update();
+        get()
+    })
+}
+
 /// Compiles bpf-linker against the LLVM that Debian's compiler uses, so that the two agree on LLVM's bitcode.
 fn install_bpf_linker() -> Result<()> {
     let major = ebpf::llvm_major().with_context(|| {

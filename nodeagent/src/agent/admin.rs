@@ -80,6 +80,8 @@ pub struct PodStatus {
     pub since: jiff::Timestamp,
     /// Its attachments are gone, its cgroup is not yet.
     pub leaving: bool,
+    /// Whether the host's end of each of its links is watched for what the cgroup hooks do not see.
+    pub guarded: bool,
     /// The policies that select it, first to last.
     pub policies: Vec<String>,
 }
@@ -130,6 +132,7 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
         cgroup: record.path.clone(),
         since: record.since,
         leaving,
+        guarded: record.attachments.values().all(|link| link.guarded.is_some()),
         policies: selection
             .tiers()
             .into_iter()

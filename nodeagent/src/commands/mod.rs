@@ -13,8 +13,8 @@ use crate::{datapath, selftest};
 
 pub mod policy;
 
-/// Exit code of `status` when the agent runs but the policy directory has errors.
-const EXIT_POLICY_ERRORS: u8 = 1;
+/// Exit code of `status` when the agent runs, but the policy directory has errors or a pod is not known any more.
+const EXIT_NOT_WELL: u8 = 1;
 /// Exit code of `status` when no agent answers.
 const EXIT_NO_AGENT: u8 = 3;
 
@@ -34,7 +34,8 @@ pub fn status(run_dir: &Path, format: Format) -> anyhow::Result<ExitCode> {
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?,
         Format::Text => write_status(&mut out, &status)?,
     }
-    Ok(ExitCode::from(if status.policy_errors.is_empty() { 0 } else { EXIT_POLICY_ERRORS }))
+    let is_well = status.policy_errors.is_empty() && status.orphans.is_empty();
+    Ok(ExitCode::from(if is_well { 0 } else { EXIT_NOT_WELL }))
 }
 
 fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
@@ -53,6 +54,13 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for error in &status.policy_errors {
         writeln!(out, "ERROR {error}")?;
     }
+    for orphan in &status.orphans {
+        writeln!(
+            out,
+            "ERROR {} is governed, but its pod is not known any more; restart it",
+            orphan.display()
+        )?;
+    }
     writeln!(out, "\n{} policies", status.policies.len())?;
     for policy in &status.policies {
         writeln!(out, "  {policy}")?;
@@ -62,8 +70,9 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
         let by = if pod.policies.is_empty() { "no policy".to_owned() } else { pod.policies.join(", ") };
         let leaving = if pod.leaving { ", leaving" } else { "" };
+        let open = if pod.guarded { "" } else { ", link not guarded" };
         let (namespace, name, since) = (&pod.namespace, &pod.name, pod.since);
-        writeln!(out, "  {namespace}/{name} {} since {since:.0}: {by}{leaving}", ips.join(","))?;
+        writeln!(out, "  {namespace}/{name} {} since {since:.0}: {by}{leaving}{open}", ips.join(","))?;
     }
     Ok(())
 }

@@ -28,10 +28,12 @@ use sluice_abi::{
 
 mod install;
 mod links;
+mod programs;
 mod shared;
 mod sys;
 
 pub use install::Ruleset;
+pub use programs::LoadedProgram;
 use shared::Shared;
 pub use sys::TestRun;
 use sys::{AttachType, Target};

@@ -23,7 +23,7 @@ use sluice_policy::{
 };
 
 use crate::agent::cgroup::Hierarchy;
-use crate::datapath::{Datapath, Events, Place, test_run};
+use crate::datapath::{Datapath, Events, LoadedProgram, Place, test_run};
 
 mod baseline;
 pub mod bench;
@@ -63,6 +63,8 @@ pub struct Outcome {
     pub differences: u64,
     /// The first few of them, described.
     pub examples: Vec<String>,
+    /// What the verifier made of the programs.
+    pub programs: Vec<LoadedProgram>,
 }
 
 /// Runs it. The process's namespaces and cgroup are not what they were afterwards: for a process that ends then.
@@ -80,8 +82,15 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
 
     let mut rng = rng(options.seed);
     let (pairs, seed) = (options.pairs, options.seed);
-    let mut outcome =
-        Outcome { seed, pairs: 0, policy_sets: 0, denied: 0, differences: 0, examples: Vec::new() };
+    let mut outcome = Outcome {
+        seed,
+        pairs: 0,
+        policy_sets: 0,
+        denied: 0,
+        differences: 0,
+        examples: Vec::new(),
+        programs: datapath.programs(),
+    };
     while outcome.pairs < pairs {
         let case = random_case(&mut rng, Size::SMALL);
         let Ok(set) = PolicySet::new(case.policies.clone()) else { continue };
