@@ -53,19 +53,9 @@ struct Finished {
 /// What the agent is to do, for pods with such a label.
 fn policy(name: &str, label: &str) -> String {
     let [allowed4, allowed6] = DESTINATIONS.allowed;
-    format!(
-        "apiVersion: sluice.dev/v1alpha1
-kind: EgressPolicy
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec:
-  podSelector: {{matchLabels: {{app: {label}}}}}
-  defaultAction: Deny
-  rules:
-  - name: allowed
-    action: Allow
-    to: [{{networks: [\"{allowed4}/32\", \"{allowed6}/128\"]}}]
-"
-    )
+    let networks = format!("[\"{allowed4}/32\", \"{allowed6}/128\"]");
+    let rules = format!("[{{name: allowed, action: Allow, to: [{{networks: {networks}}}]}}]");
+    super::policy(NAMESPACE, name, label, &rules)
 }
 
 /// Runs the suite.

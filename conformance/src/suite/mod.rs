@@ -9,3 +9,17 @@ pub mod flood;
 pub mod inbound;
 pub mod meaning;
 pub mod smoke;
+
+/// A default-deny policy for the pods of a namespace with such a label `app`, with these rules in YAML's flow style.
+fn policy(namespace: &str, name: &str, label: &str, rules: &str) -> String {
+    format!(
+        "apiVersion: sluice.dev/v1alpha1
+kind: EgressPolicy
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  podSelector: {{matchLabels: {{app: {label}}}}}
+  defaultAction: Deny
+  rules: {rules}
+"
+    )
+}

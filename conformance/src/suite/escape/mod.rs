@@ -44,20 +44,9 @@ pub struct Options {
 
 /// What the attacker may reach.
 fn policy(name: &str, label: &str) -> String {
-    format!(
-        "apiVersion: sluice.dev/v1alpha1
-kind: EgressPolicy
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec:
-  podSelector: {{matchLabels: {{app: {label}}}}}
-  defaultAction: Deny
-  rules:
-  - name: allowed
-    action: Allow
-    to: [{{networks: [\"203.0.113.0/24\", \"2001:db8:203::/64\"]}}]
-    ports: [{{port: 8080}}, {{port: 5353, protocol: UDP}}]
-"
-    )
+    let rules = "[{name: allowed, action: Allow, to: [{networks: [\"203.0.113.0/24\", \"2001:db8:203::/64\"]}], \
+                 ports: [{port: 8080}, {port: 5353, protocol: UDP}]}]";
+    super::policy(NAMESPACE, name, label, rules)
 }
 
 /// The pods that attempts are made in.

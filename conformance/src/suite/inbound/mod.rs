@@ -41,16 +41,7 @@ const GATEWAYS: [IpAddr; 2] =
 
 /// A policy for pods with such a label, with these rules.
 fn policy(name: &str, label: &str, rules: &str) -> String {
-    format!(
-        "apiVersion: sluice.dev/v1alpha1
-kind: EgressPolicy
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec:
-  podSelector: {{matchLabels: {{app: {label}}}}}
-  defaultAction: Deny
-  rules: {rules}
-"
-    )
+    super::policy(NAMESPACE, name, label, rules)
 }
 
 /// A rule that allows these addresses.
