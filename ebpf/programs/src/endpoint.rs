@@ -90,9 +90,9 @@ impl Endpoint {
     #[inline(always)]
     pub fn owns(&self, address: Address) -> bool {
         for index in 0..MAX_OWN_ADDRESSES {
-            // SAFETY: `value` points at a live hash element: the program runs in one RCU read section.
             // VERIFIER: the count is read anew each time. LLVM would else count down from the smaller of the two bounds, and
             // 5.10 and 6.1 lose that count: they do not see that `4 > count` is decided once `count` is below 4.
+            // SAFETY: `value` points at a live hash element: the program runs in one RCU read section.
             let (count, own) = unsafe {
                 (core::ptr::read_volatile(&raw const (*self.value).own_count), &(*self.value).own[index])
             };
