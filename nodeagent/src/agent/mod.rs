@@ -23,12 +23,14 @@ pub mod admin;
 pub mod cgroup;
 mod cutter;
 pub mod events;
+mod netlink;
 pub mod node;
 mod output;
 pub mod policies;
 mod server;
 mod sockets;
 pub mod store;
+mod unregistered;
 mod watch;
 
 pub use output::Format;
@@ -138,6 +140,7 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     });
     watch::apply(&shared, loaded);
     shared.node().collect_leftovers()?;
+    unregistered::look(&shared);
     Ok((shared, events, directory))
 }
 
@@ -160,6 +163,7 @@ async fn serve(
     tasks.spawn(output::pump(events, Arc::clone(&shared), describer, lines));
     tasks.spawn(watch::run(directory, Arc::clone(&shared)));
     tasks.spawn(sweep(Arc::clone(&shared)));
+    tasks.spawn(unregistered::run(Arc::clone(&shared)));
 
     // Read by the plugin's STATUS: from now on a short absence of the agent does not make the node unready.
     let ready = options.run_dir.join("ready");
