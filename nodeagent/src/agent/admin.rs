@@ -78,6 +78,10 @@ pub struct PodStatus {
     pub cgroup: PathBuf,
     /// Since when it is governed.
     pub since: jiff::Timestamp,
+    /// No CNI call told of it: it was found by its cgroup, and cluster policies judge it as a pod without labels.
+    pub found: bool,
+    /// It is in the host's network namespace.
+    pub host_network: bool,
     /// Its attachments are gone, its cgroup is not yet.
     pub leaving: bool,
     /// Whether the host's end of each of its links is watched for what the cgroup hooks do not see.
@@ -131,6 +135,8 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
         ips: record.attachments.values().flat_map(|link| link.ips.iter().copied()).collect(),
         cgroup: record.path.clone(),
         since: record.since,
+        found: record.found,
+        host_network: record.host_network,
         leaving,
         guarded: record.attachments.values().all(|link| link.guarded.is_some()),
         policies: selection

@@ -70,9 +70,16 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
         let by = if pod.policies.is_empty() { "no policy".to_owned() } else { pod.policies.join(", ") };
         let leaving = if pod.leaving { ", leaving" } else { "" };
-        let open = if pod.guarded { "" } else { ", link not guarded" };
+        let found = if pod.found { ", found without a CNI call" } else { "" };
+        let open = if pod.host_network {
+            ", in the host's network"
+        } else if pod.guarded {
+            ""
+        } else {
+            ", link not guarded"
+        };
         let (namespace, name, since) = (&pod.namespace, &pod.name, pod.since);
-        writeln!(out, "  {namespace}/{name} {} since {since:.0}: {by}{leaving}{open}", ips.join(","))?;
+        writeln!(out, "  {namespace}/{name} {} since {since:.0}: {by}{found}{leaving}{open}", ips.join(","))?;
     }
     Ok(())
 }

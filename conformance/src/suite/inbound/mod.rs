@@ -16,7 +16,7 @@ use crate::rig::net::{DESTINATIONS, Destinations, is_wire};
 use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions};
 
 mod client;
-mod events;
+pub(super) mod events;
 mod older;
 
 /// Where the pods live.
