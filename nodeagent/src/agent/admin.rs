@@ -13,6 +13,7 @@ use sluice_api::frame::{self, FrameError};
 use sluice_policy::PolicySet;
 
 use super::Shared;
+use super::features::Feature;
 
 /// How long a command waits for the agent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,11 +61,17 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// What the programs counted.
     pub counters: Counters,
+    /// What this kernel can do and what not.
+    pub features: Vec<Feature>,
 }
 
 /// A governed pod.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own that a reader of the JSON looks for"
+)]
 pub struct PodStatus {
     /// Its namespace.
     pub namespace: String,
@@ -159,6 +166,7 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
         orphans: node.orphans().map(Path::to_owned).collect(),
         policy_errors: shared.policy_errors().clone(),
         pods: pods.collect(),
+        features: shared.features.clone(),
         counters: Counters {
             allowed: count(counter::ALLOWED),
             denied: count(counter::DENIED),

@@ -23,6 +23,7 @@ pub mod admin;
 pub mod cgroup;
 mod cutter;
 pub mod events;
+pub mod features;
 mod netlink;
 pub mod node;
 mod output;
@@ -64,6 +65,8 @@ pub struct Shared {
     node: Mutex<Node>,
     /// What is wrong with the policy directory, as last seen.
     policy_errors: Mutex<Vec<String>>,
+    /// What this kernel can do.
+    features: Vec<features::Feature>,
     started: jiff::Timestamp,
     posture: Posture,
     cgroup_root: PathBuf,
@@ -127,6 +130,8 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let (datapath, events) = Datapath::open(&place)?;
     let store = Store::open(&options.run_dir)?;
     let mut node = Node::open(datapath, store, hierarchy, options.posture)?;
+    let features = features::probe(&node);
+    features::tell(&features);
     replay_spool(&options.run_dir, &mut node);
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;
@@ -134,6 +139,7 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let shared = Arc::new(Shared {
         node: Mutex::new(node),
         policy_errors: Mutex::default(),
+        features,
         started: jiff::Timestamp::now(),
         posture: options.posture,
         cgroup_root,

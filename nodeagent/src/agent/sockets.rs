@@ -79,6 +79,15 @@ pub(super) fn destroy(
     })
 }
 
+/// Can this kernel end connections? Asks for the end of one that cannot be.
+pub(super) fn can_end() -> bool {
+    let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    let family = libc::AF_INET as u8;
+    let socket = Socket { family, id: [0; ID], state: 0, local: nobody, remote: nobody, own_of: None };
+    let asked = Netlink::open(libc::NETLINK_SOCK_DIAG).and_then(|diag| end(&diag, &socket));
+    asked.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT))
+}
+
 /// The connections of a namespace that its listeners accepted.
 pub(super) fn accepted(netns: &Path, flows: RawFd) -> io::Result<Vec<Socket>> {
     in_namespace(netns, || {

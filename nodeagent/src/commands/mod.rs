@@ -51,6 +51,9 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         counters.events_lost,
         counters.events_over_budget
     )?;
+    for feature in status.features.iter().filter(|feature| !feature.present) {
+        writeln!(out, "this kernel has not {}: {}", feature.name, feature.without)?;
+    }
     for error in &status.policy_errors {
         writeln!(out, "ERROR {error}")?;
     }

@@ -104,6 +104,16 @@ impl Datapath {
         Ok(())
     }
 
+    /// Does this kernel know links on interfaces (6.6)? One that does looks for the interface, which cannot be.
+    pub fn has_links_on_interfaces(&self) -> bool {
+        let [(name, at), _] = GUARDS;
+        let Some(Program::SchedClassifier(program)) = self.object.program(name) else { return false };
+        let Ok(program) = program.fd() else { return false };
+        let nowhere = Target::Interface(libc::c_int::MAX.cast_unsigned());
+        let made = sys::link_create(program.as_fd(), nowhere, at);
+        made.is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV))
+    }
+
     /// Ends the watch on every link of a cgroup that is gone.
     pub fn unguard(&mut self, cgroup: u64) -> Result<(), DatapathError> {
         let interfaces: Result<Vec<(u32, u64)>, _> = self.links.iter().collect();

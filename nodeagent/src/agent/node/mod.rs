@@ -427,6 +427,11 @@ impl Node {
         self.policies.as_ref()
     }
 
+    /// Can the guard of a pod's link be a link of the kernel's?
+    pub fn has_links_on_interfaces(&self) -> bool {
+        self.datapath.has_links_on_interfaces()
+    }
+
     /// The kernel's counters.
     pub fn counters(&self) -> Result<[u64; sluice_abi::counter::COUNT as usize], DatapathError> {
         self.datapath.counters()
