@@ -9,7 +9,7 @@ use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
 use sluice_conformance::suite::{
-    broken_input, demo, edits, escape, first_packet, inbound, meaning, smoke, unregistered,
+    broken_input, demo, edits, escape, first_packet, inbound, meaning, smoke, soak, unregistered,
 };
 
 /// Black-box suites of Sluice.
@@ -76,6 +76,15 @@ enum Suite {
     },
     /// Pods that no CNI call tells of are found, and judged by cluster policies.
     Unregistered,
+    /// Nothing leaks and nothing is lost while agent, policies and pods come and go; nothing is left in the end.
+    Soak {
+        /// How long, without the making of the pods and the end.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+        minutes: u32,
+        /// The build of the agent that takes turns with the usual one [default: the staged `sluice-rehearsal`].
+        #[arg(long, env = "SLUICE_OTHER_AGENT", value_name = "FILE")]
+        other_agent: Option<PathBuf>,
+    },
     /// Show in a minute what Sluice does.
     Demo,
 }
@@ -105,6 +114,10 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Demo => demo::run(place, seed).await?,
                 Suite::Escape { only } => {
                     escape::run(place, escape::Options { only: only.clone(), seed }).await?
+                }
+                Suite::Soak { minutes, other_agent } => {
+                    let options = soak::Options { minutes: *minutes, other_agent: other_agent.clone(), seed };
+                    soak::run(place, options).await?
                 }
                 Suite::Edits { flips } => {
                     let options = edits::Options { flips: *flips, seed };

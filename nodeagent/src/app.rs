@@ -43,6 +43,8 @@ enum Command {
     /// agent answers.
     Status(StatusArgs),
     /// Take everything of Sluice out of the kernel: no pod is governed after it.
+    ///
+    /// The run directory goes as well. The policies stay, and their last good copies in the state directory.
     Detach(DetachArgs),
     /// Check policies and try them out, without a kernel, an agent or root.
     #[command(subcommand)]

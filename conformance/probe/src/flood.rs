@@ -34,8 +34,9 @@ pub(crate) struct Plan {
     pub(crate) forbidden: [IpAddr; 2],
     pub(crate) udp_port: u16,
     pub(crate) tcp_port: u16,
-    /// After the rounds, go on with one every 10 ms until this has passed since the start.
+    /// After the rounds, go on with one at every pace until this has passed since the start, or SIGTERM came.
     pub(crate) lasting: Duration,
+    pub(crate) pace: Duration,
 }
 
 /// The ways of sending. The numbers of the datagram kinds travel in the payload.
@@ -94,12 +95,13 @@ struct Flood<'a> {
 /// Runs the plan and prints the report.
 pub(crate) fn run(plan: &Plan) {
     let start = Instant::now();
+    sys::note_termination();
     let mut flood = Flood::new(plan);
     for _ in 0..plan.rounds {
         flood.round();
     }
-    while start.elapsed() < plan.lasting {
-        flood.pace(Duration::from_millis(10));
+    while start.elapsed() < plan.lasting && !sys::is_terminated() {
+        flood.pace(plan.pace);
         flood.round();
     }
     flood.finish();
@@ -336,6 +338,7 @@ mod tests {
             udp_port: datagrams.local_addr().unwrap().port(),
             tcp_port: streams.local_addr().unwrap().port(),
             lasting: Duration::ZERO,
+            pace: Duration::ZERO,
         };
         std::thread::spawn(move || {
             let mut bytes = [0; 64];

@@ -22,9 +22,9 @@ const USAGE: &str = "usage: sluice-probe COMMAND [--OPTION VALUE]...
   pause                     wait for a signal, reap children
   sleep [--seconds S]       the same, for at most S seconds
   flood --tag N --rounds R --allowed4 IP --allowed6 IP --forbidden4 IP --forbidden6 IP
-        --udp-port P --tcp-port P [--seconds S]
+        --udp-port P --tcp-port P [--seconds S] [--pace-ms MS]
   serve --tcp P --udp P     answer whatever comes in
-  streams --flows 'PROTO/IP...' --port P   send without end, by tcp and udp
+  streams --flows 'PROTO/IP...' --port P [--pace-ms MS]   send without end, by tcp and udp
   tries --file F            try each flow of a file once
   connect --to IP --port P --proto tcp|udp|icmp [--count N] [--timeout-ms MS]
   escape NAME --tag N --own4 IP --own6 IP --neighbour4 IP --neighbour6 IP --allowed4 IP --allowed6 IP
@@ -63,6 +63,7 @@ fn flood_plan(options: &Options) -> Result<flood::Plan, String> {
         forbidden: [options.need("forbidden4")?, options.need("forbidden6")?],
         udp_port: options.need("udp-port")?,
         tcp_port: options.need("tcp-port")?,
+        pace: Duration::from_millis(options.get("pace-ms")?.unwrap_or(10)),
         lasting: Duration::from_secs_f64(options.get("seconds")?.unwrap_or(0.0)),
     })
 }
@@ -97,7 +98,10 @@ fn run() -> Result<(), String> {
         "serve" => {
             serve::run(options.need("tcp")?, options.need("udp")?).map_err(|e| format!("serve: {e}"))?;
         }
-        "streams" => streams::run(&options.need::<String>("flows")?, options.need("port")?)?,
+        "streams" => {
+            let pace = Duration::from_millis(options.get("pace-ms")?.unwrap_or(1));
+            streams::run(&options.need::<String>("flows")?, options.need("port")?, pace)?;
+        }
         "tries" => tries::run(&options.need::<std::path::PathBuf>("file")?)?,
         "connect" => attempt::run(&attempt::Attempt {
             to: options.need("to")?,

@@ -11,8 +11,6 @@ use serde_json::json;
 
 use crate::sys;
 
-/// Between two sends.
-const PACE: Duration = Duration::from_millis(1);
 /// How long a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of each send.
@@ -48,14 +46,14 @@ struct Tally {
     errors: BTreeMap<String, u64>,
 }
 
-/// Runs all flows, separated by blanks, at once.
-pub(crate) fn run(flows: &str, port: u16) -> Result<(), String> {
+/// Runs all flows, separated by blanks, at once, with a pause between two sends.
+pub(crate) fn run(flows: &str, port: u16, pace: Duration) -> Result<(), String> {
     let flows = flows.split_whitespace().map(str::parse).collect::<Result<Vec<Flow>, _>>()?;
     std::thread::scope(|scope| {
         for flow in &flows {
             scope.spawn(move || {
                 let mut tally = Tally::default();
-                let end = match stream(flow, port, &mut tally) {
+                let end = match stream(flow, port, pace, &mut tally) {
                     Ok(()) => "stopped".to_owned(),
                     Err(error) => sys::errno_name(&error),
                 };
@@ -69,7 +67,7 @@ pub(crate) fn run(flows: &str, port: u16) -> Result<(), String> {
     Ok(())
 }
 
-fn stream(flow: &Flow, port: u16, tally: &mut Tally) -> io::Result<()> {
+fn stream(flow: &Flow, port: u16, pace: Duration, tally: &mut Tally) -> io::Result<()> {
     let kind = if flow.tcp { libc::SOCK_STREAM } else { libc::SOCK_DGRAM };
     let fd = sys::socket(flow.to, kind, 0)?;
     match sys::connect(&fd, SocketAddr::new(flow.to, port)) {
@@ -90,15 +88,15 @@ fn stream(flow: &Flow, port: u16, tally: &mut Tally) -> io::Result<()> {
             Err(error) if flow.tcp => return Err(error),
             Err(error) => *tally.errors.entry(sys::errno_name(&error)).or_default() += 1,
         }
-        if stopped(&fd)? {
+        if stopped(&fd, pace)? {
             return Ok(());
         }
     }
 }
 
 /// Waits for the pace. Whether the peer closed the connection or sent a datagram meanwhile.
-fn stopped(fd: &OwnedFd) -> io::Result<bool> {
-    sys::poll([(fd, libc::POLLIN)].into_iter(), PACE);
+fn stopped(fd: &OwnedFd, pace: Duration) -> io::Result<bool> {
+    sys::poll([(fd, libc::POLLIN)].into_iter(), pace);
     match sys::receive(fd, &mut [0; 64]) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -113,6 +111,7 @@ mod tests {
 
     use super::{CHUNK, Flow, Tally, stream};
 
+    const PACE: std::time::Duration = std::time::Duration::from_millis(1);
     const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
     #[test]
@@ -127,7 +126,7 @@ mod tests {
             1 + peer.read_to_end(&mut rest).unwrap()
         });
         let mut tally = Tally::default();
-        stream(&Flow { tcp: true, to: LOCAL.into() }, port, &mut tally).unwrap();
+        stream(&Flow { tcp: true, to: LOCAL.into() }, port, PACE, &mut tally).unwrap();
         assert_eq!(tally.sent, peer.join().unwrap() as u64);
     }
 
@@ -141,7 +140,7 @@ mod tests {
             length
         });
         let mut tally = Tally::default();
-        stream(&Flow { tcp: false, to: LOCAL.into() }, port, &mut tally).unwrap();
+        stream(&Flow { tcp: false, to: LOCAL.into() }, port, PACE, &mut tally).unwrap();
         assert_eq!(answered.join().unwrap(), CHUNK.len());
         assert!(tally.sent > 0 && tally.errors.is_empty(), "{tally:?}");
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A socket address in the kernel's form.
@@ -141,6 +142,23 @@ pub(crate) fn poll<'a>(
     // SAFETY: the pointer and count describe `entries`.
     unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, timeout) };
     entries.iter().map(|entry| entry.revents).collect()
+}
+
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn terminated(_: libc::c_int) {
+    TERMINATED.store(true, Ordering::Relaxed);
+}
+
+/// From now on SIGTERM is noted, and does nothing else.
+pub(crate) fn note_termination() {
+    // SAFETY: the handler stores to an atomic and does nothing else, which a handler may.
+    unsafe { libc::signal(libc::SIGTERM, terminated as *const () as libc::sighandler_t) };
+}
+
+/// Whether SIGTERM came.
+pub(crate) fn is_terminated() -> bool {
+    TERMINATED.load(Ordering::Relaxed)
 }
 
 /// Lifts the limit of open files to what is permitted.

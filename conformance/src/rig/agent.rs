@@ -1,5 +1,6 @@
 //! The node agent under test.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,15 +8,20 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::bpf::{self, KernelObjects};
 use super::command::{binary, run, tail};
 use super::containerd::TICK;
 use super::isolate::{Place, fresh};
 
 /// How long the agent may take until it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to end when it is told to.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// When `<run-dir>/ready` was written, and what it says.
 type Marker = (SystemTime, Vec<u8>);
@@ -100,7 +106,8 @@ impl Agent {
         Ok(agent)
     }
 
-    fn spawn(&mut self) -> Result<()> {
+    /// Starts it, and does not wait until it is ready.
+    pub fn spawn(&mut self) -> Result<()> {
         // The marker of the run before this one stays, for the plugin reads it; a new one differs from it.
         self.marker_before = self.marker();
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.directories.log)?;
@@ -182,6 +189,66 @@ impl Agent {
         }
     }
 
+    /// What it wrote to stdout since the last call.
+    pub fn take_events(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// SIGTERM; waits until it has ended, and well. What it pinned stays.
+    pub async fn terminate(&mut self) -> Result<()> {
+        let child = self.child.as_mut().context("the agent is not running")?;
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+        let deadline = Instant::now() + STOP_LIMIT;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                bail!("the agent does not stop; {}", tail(&self.directories.log, 30));
+            }
+            tokio::time::sleep(TICK).await;
+        };
+        self.child = None;
+        ensure!(status.success(), "the agent ended with {status}; {}", tail(&self.directories.log, 30));
+        Ok(())
+    }
+
+    /// Another build is started from now on, and its commands are run.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
+    /// Runs `sluice detach`. The agent must have ended.
+    pub fn detach(&self) -> Result<()> {
+        let bpffs = self.directories.bpffs.display().to_string();
+        self.command(&["detach", "--bpffs", &bpffs]).map(drop)
+    }
+
+    /// What the agent holds in the kernel, by its descriptors and its pins.
+    pub fn kernel_objects(&self) -> Result<KernelObjects> {
+        let mut objects = KernelObjects::pinned(&self.pins())?;
+        if let Some(pid) = self.pid() {
+            objects.extend(KernelObjects::of_process(pid)?);
+        }
+        Ok(objects)
+    }
+
+    /// Entries of each pinned map, by its path below the pins: `<ABI version>/maps/<NAME>`.
+    pub fn map_entries(&self, counted: impl Fn(&str) -> bool) -> Result<BTreeMap<String, usize>> {
+        let mut entries = BTreeMap::new();
+        for pin in bpf::pins(&self.pins())? {
+            let name = pin.strip_prefix(self.pins())?.display().to_string();
+            if counted(pin.file_name().and_then(|name| name.to_str()).unwrap_or_default()) {
+                entries.insert(name, bpf::entries(&pin)?);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.directories.bpffs.join("sluice")
+    }
+
     /// SIGKILL; returns when the process is gone. What it pinned stays.
     pub fn kill_hard(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
@@ -225,8 +292,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         let killed = self.kill_hard();
-        let bpffs = self.directories.bpffs.display().to_string();
-        let detached = self.command(&["detach", "--bpffs", &bpffs]);
+        let detached = self.detach();
         for error in [killed.err(), detached.err()].into_iter().flatten() {
             eprintln!("rig: {error:#}");
         }

@@ -134,6 +134,15 @@ impl Capture {
         self.shared.state().counts.clone()
     }
 
+    /// Frames and attempts of all that match.
+    pub(super) fn sum(&self, wanted: impl Fn(&Key) -> bool) -> (u64, u64) {
+        let state = self.shared.state();
+        let matching = state.counts.iter().filter(|(key, _)| wanted(key));
+        matching.fold((0, 0), |(frames, attempts), (_, count)| {
+            (frames + count.frames, attempts + count.attempts.len() as u64)
+        })
+    }
+
     /// Frames that the kernel could not keep for the counter.
     pub(super) fn drops(&self) -> Result<u64> {
         let state = self.shared.state();

@@ -51,6 +51,11 @@ impl FarEnd {
         self.capture.counts()
     }
 
+    /// Frames and different connection attempts of all that match, without a copy of the counts.
+    pub fn sum(&self, wanted: impl Fn(&Key) -> bool) -> (u64, u64) {
+        self.capture.sum(wanted)
+    }
+
     /// Frames that the kernel could not keep for the counter: anything but 0 makes the counts worthless.
     pub fn capture_drops(&self) -> Result<u64> {
         self.capture.drops()

@@ -30,6 +30,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 mod agent;
+mod bpf;
 mod capture;
 mod cgroup;
 mod cni;
@@ -44,8 +45,10 @@ pub mod leftovers;
 pub mod net;
 mod pod;
 mod runc;
+mod snapshot;
 
 pub use agent::{Agent, AgentDirectories};
+pub use bpf::KernelObjects;
 pub use cni::Chain;
 pub use command::{binary, run, static_binary};
 pub use container::{Container, ContainerSpec};
@@ -54,6 +57,7 @@ pub use far::{Count, FarEnd, Key};
 pub use isolate::{Outcome, Place, isolated};
 pub use pod::{Pod, PodSpec, Qos};
 pub use runc::dispatch;
+pub use snapshot::Snapshot;
 
 /// What a rig is made with.
 #[derive(Clone, Debug)]
@@ -130,6 +134,11 @@ impl Rig {
     /// The far end of the wire.
     pub fn far(&self) -> &FarEnd {
         &self.far
+    }
+
+    /// What Sluice could change on the node, as it is now.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::take(&self.place, &self.agent)
     }
 
     /// Where the rig is.

@@ -28,7 +28,8 @@ pub const FAR_PREFIXES: [&str; 4] =
 pub const FAR_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 const FAR_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2);
-const FAR: &str = "rig-far";
+/// The far network namespace.
+pub(super) const FAR: &str = "rig-far";
 const NODE_SIDE: &str = "rig-far";
 pub(super) const FAR_SIDE: &str = "rig-node";
 const NODE_MAC: &str = "02:00:00:00:00:01";

@@ -2,6 +2,7 @@
 
 pub mod broken_input;
 pub mod demo;
+mod detached;
 pub mod edits;
 pub mod escape;
 pub mod first_packet;
@@ -9,6 +10,7 @@ pub mod flood;
 pub mod inbound;
 pub mod meaning;
 pub mod smoke;
+pub mod soak;
 pub mod unregistered;
 
 /// A default-deny policy for the pods of a namespace with such a label `app`, with these rules in YAML's flow style.

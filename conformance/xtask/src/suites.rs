@@ -22,4 +22,5 @@ pub(crate) const CI_SUITES: &[Suite] = &[
     suite("meaning", &["--pairs", "200000"]),
     suite("edits", &["--flips", "500"]),
     suite("first-packet", &["--pods", "20"]),
+    suite("soak", &["--minutes", "2"]),
 ];

@@ -174,6 +174,17 @@ pub fn remove_directory(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Removes a directory, unless something is left in it or mounted on it; one that is not there is no error.
+pub fn remove_if_empty(path: &Path) -> Result<(), StoreError> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
+    match fs::remove_dir(path) {
+        Err(error) if !matches!(error.kind(), NotFound | DirectoryNotEmpty | ResourceBusy) => {
+            Err(failed("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn write<T: Serialize + ?Sized>(path: &Path, value: &T) -> Result<(), StoreError> {
     let bytes =
         serde_json::to_vec(value).map_err(|source| StoreError::Damaged { path: path.to_owned(), source })?;

@@ -122,5 +122,6 @@ pub fn detach(bpffs: &Path, run_dir: &Path) -> anyhow::Result<ExitCode> {
     for file in ["ready", "cni.sock", "admin.sock", "agent.lock"] {
         store::remove(&run_dir.join(file))?;
     }
+    store::remove_if_empty(run_dir)?;
     Ok(ExitCode::SUCCESS)
 }

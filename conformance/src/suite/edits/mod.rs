@@ -20,7 +20,7 @@ use streams::{Accepted, Streams, host};
 
 pub(super) mod force;
 mod maps;
-mod sink;
+pub(in crate::suite) mod sink;
 mod streams;
 
 const NAMESPACE: &str = "edits";

@@ -19,9 +19,9 @@ const LAST: &[u8] = b"last";
 const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// One far end of one flow.
-pub(super) struct Sink {
+pub(in crate::suite) struct Sink {
     /// `tcp/203.0.113.10`, as the probe names it.
-    pub(super) flow: String,
+    pub(in crate::suite) flow: String,
     /// Where datagrams are waited for.
     datagrams: Option<SocketAddr>,
     received: Arc<AtomicU64>,
@@ -31,7 +31,7 @@ pub(super) struct Sink {
 
 impl Sink {
     /// Waits for one connection to this address.
-    pub(super) async fn tcp(far: &FarEnd, address: IpAddr, port: u16) -> Result<Self> {
+    pub(in crate::suite) async fn tcp(far: &FarEnd, address: IpAddr, port: u16) -> Result<Self> {
         let listener = far
             .call(move || {
                 let listener = TcpListener::bind(SocketAddr::new(address, port))?;
@@ -46,7 +46,7 @@ impl Sink {
     }
 
     /// Waits for datagrams to this address.
-    pub(super) async fn udp(far: &FarEnd, address: IpAddr, port: u16) -> Result<Self> {
+    pub(in crate::suite) async fn udp(far: &FarEnd, address: IpAddr, port: u16) -> Result<Self> {
         let socket = far
             .call(move || {
                 let socket = UdpSocket::bind(SocketAddr::new(address, port))?;
@@ -78,13 +78,13 @@ impl Sink {
     }
 
     /// Bytes of the connection, or datagrams, so far.
-    pub(super) fn received(&self) -> u64 {
+    pub(in crate::suite) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
     /// Waits until everything has been read that is there, and gives [`Self::received`]. The sender must have ended, and what
     /// it sent must have arrived.
-    pub(super) async fn finish(&mut self, far: &FarEnd, limit: Duration) -> Result<u64> {
+    pub(in crate::suite) async fn finish(&mut self, far: &FarEnd, limit: Duration) -> Result<u64> {
         if let Some(to) = self.datagrams {
             // Behind all the others in the socket's buffer.
             let last = move || Ok(UdpSocket::bind(SocketAddr::new(to.ip(), 0))?.send_to(LAST, to)?);
@@ -96,7 +96,7 @@ impl Sink {
     }
 
     /// Tells the sender to stop.
-    pub(super) fn stop(&self) {
+    pub(in crate::suite) fn stop(&self) {
         self.stop.send_replace(true);
     }
 }

@@ -12,14 +12,14 @@ use crate::rig::decode::{ICMP, ICMPV6, TCP, UDP};
 use crate::rig::{Count, FarEnd, Key};
 
 /// How long an answer may take.
-pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub(in crate::suite) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// The types of echo replies.
 const ECHO_REPLY: [u16; 2] = [0, 129];
 
 /// What the client has used so far.
 #[derive(Debug, Default)]
-pub(super) struct Client {
+pub(in crate::suite) struct Client {
     addresses: BTreeSet<IpAddr>,
     tcp_ports: BTreeSet<u16>,
     udp_ports: BTreeSet<u16>,
@@ -28,11 +28,11 @@ pub(super) struct Client {
 }
 
 /// A connection into the pod that stays open.
-pub(super) struct Held(TcpStream);
+pub(in crate::suite) struct Held(TcpStream);
 
 impl Held {
     /// Sends a text; what comes back.
-    pub(super) fn request(&mut self, text: &str) -> Result<String> {
+    pub(in crate::suite) fn request(&mut self, text: &str) -> Result<String> {
         self.0.write_all(text.as_bytes())?;
         read(&mut self.0)
     }
@@ -40,27 +40,32 @@ impl Held {
 
 /// Frames of the pod, as the far end saw them.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(in crate::suite) struct Seen {
     /// Frames that answer nothing.
-    pub(super) own: u64,
+    pub(in crate::suite) own: u64,
     /// Those, by flow.
-    pub(super) examples: Vec<String>,
+    pub(in crate::suite) examples: Vec<String>,
     /// Answers to datagrams.
-    pub(super) datagrams: u64,
+    pub(in crate::suite) datagrams: u64,
     /// Answers to echo requests.
-    pub(super) echoes: u64,
+    pub(in crate::suite) echoes: u64,
 }
 
 impl Client {
     /// Opens a connection and says nothing.
-    pub(super) async fn open(&mut self, far: &FarEnd, to: SocketAddr) -> Result<Held> {
+    pub(in crate::suite) async fn open(&mut self, far: &FarEnd, to: SocketAddr) -> Result<Held> {
         let stream = far.call(move || connect(to)).await?;
         self.note_tcp(stream.local_addr()?);
         Ok(Held(stream))
     }
 
     /// Makes connections one after the other, each with a request of its own; how many were answered rightly.
-    pub(super) async fn requests(&mut self, far: &FarEnd, to: SocketAddr, count: u32) -> Result<u32> {
+    pub(in crate::suite) async fn requests(
+        &mut self,
+        far: &FarEnd,
+        to: SocketAddr,
+        count: u32,
+    ) -> Result<u32> {
         let (answered, locals) = far
             .call(move || {
                 let mut answered = 0;
@@ -82,7 +87,12 @@ impl Client {
     }
 
     /// Sends datagrams from one socket, each after the answer to the one before; how many were answered rightly.
-    pub(super) async fn queries(&mut self, far: &FarEnd, to: SocketAddr, count: u32) -> Result<u32> {
+    pub(in crate::suite) async fn queries(
+        &mut self,
+        far: &FarEnd,
+        to: SocketAddr,
+        count: u32,
+    ) -> Result<u32> {
         let (answered, local) = far
             .call(move || {
                 let any: IpAddr =
@@ -108,33 +118,38 @@ impl Client {
     }
 
     /// Sends an echo request; whether it was answered.
-    pub(super) async fn ping(&mut self, far: &FarEnd, to: IpAddr) -> Result<bool> {
+    pub(in crate::suite) async fn ping(&mut self, far: &FarEnd, to: IpAddr) -> Result<bool> {
         self.pings += 1;
         far.ping(to, ANSWER_LIMIT).await
     }
 
     /// The client's address of a family.
-    pub(super) fn address(&self, v6: bool) -> Option<IpAddr> {
+    pub(in crate::suite) fn address(&self, v6: bool) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| address.is_ipv6() == v6)
     }
 
     /// A port of the client that a datagram of the pod's reached.
-    pub(super) fn udp_port(&self) -> Option<u16> {
+    pub(in crate::suite) fn udp_port(&self) -> Option<u16> {
         self.udp_ports.first().copied()
     }
 
     /// How many datagrams were sent.
-    pub(super) fn queries_sent(&self) -> u64 {
+    pub(in crate::suite) fn queries_sent(&self) -> u64 {
         self.queries
     }
 
     /// How many echo requests were sent.
-    pub(super) fn pings_sent(&self) -> u64 {
+    pub(in crate::suite) fn pings_sent(&self) -> u64 {
         self.pings
     }
 
     /// Tells the pod's answers from its own packets. What goes to `permitted` is not looked at.
-    pub(super) fn sort(&self, counts: &HashMap<Key, Count>, pod: &[IpAddr], permitted: &[IpAddr]) -> Seen {
+    pub(in crate::suite) fn sort(
+        &self,
+        counts: &HashMap<Key, Count>,
+        pod: &[IpAddr],
+        permitted: &[IpAddr],
+    ) -> Seen {
         let mut seen = Seen::default();
         for (key, count) in counts {
             if !pod.contains(&key.source) || permitted.contains(&key.destination) {
@@ -162,7 +177,7 @@ impl Client {
 }
 
 /// A connection from the node's own namespace, as kubelet's probes are: the node's address, and the answer.
-pub(super) async fn probe_from_node(to: SocketAddr) -> Result<(IpAddr, String)> {
+pub(in crate::suite) async fn probe_from_node(to: SocketAddr) -> Result<(IpAddr, String)> {
     tokio::task::spawn_blocking(move || {
         let mut stream = connect(to)?;
         stream.write_all(b"probe")?;

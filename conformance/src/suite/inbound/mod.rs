@@ -10,13 +10,14 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use self::client::{ANSWER_LIMIT, Client, Held};
+use super::detached;
 use super::flood::{self, Arrivals, Line, TCP_PORT};
 use crate::report::Report;
 use crate::rig::net::{DESTINATIONS, Destinations, is_wire};
 use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions};
 
-mod client;
-pub(super) mod events;
+pub(in crate::suite) mod client;
+pub(in crate::suite) mod events;
 mod older;
 
 /// Where the pods live.
@@ -66,6 +67,7 @@ pub async fn run(place: &Place, seed: u64) -> Result<Report> {
     let networks = format!("{allowed4}/32, \"{allowed6}/128\"");
     rig.agent_directories().write_policy("server", &policy("server", "server", "[]"))?;
     rig.agent_directories().write_policy("client", &policy("client", "client", &allow("open", &networks)))?;
+    let before = rig.snapshot()?;
     let mut agent = rig.start_agent(&[]).await?;
 
     let mut report = Report::new("inbound", seed);
@@ -84,7 +86,7 @@ pub async fn run(place: &Place, seed: u64) -> Result<Report> {
     pod.remove().await?;
     report.equal("capture_drops", rig.far().capture_drops()?, "frames", 0);
     report.equal("backlog_drops", rig.far().backlog_drops()?, "packets", 0);
-    drop(agent);
+    detached::check(&mut report, &rig, agent, &before).await?;
     rig.shutdown().await?;
     Ok(report)
 }

@@ -19,8 +19,7 @@ impl Run<'_> {
     pub(super) async fn install_again(&mut self, agent: &mut Agent) -> Result<()> {
         let (attachment, link) = self.record(agent)?;
         agent.kill_hard()?;
-        let bpffs = agent.directories().bpffs.display().to_string();
-        agent.command(&["detach", "--bpffs", &bpffs])?;
+        agent.detach()?;
         let left =
             fs::read_dir(&agent.directories().bpffs)?.flatten().any(|entry| entry.file_name() == "sluice");
         self.report.equal("pins left after detach", left, "", false);

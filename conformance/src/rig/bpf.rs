@@ -1,0 +1,287 @@
+//! What the kernel holds of BPF: asked by `bpf(2)` itself, for the machine may have no tool for it.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::containerd::TICK;
+
+// enum bpf_cmd (include/uapi/linux/bpf.h).
+const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_BTF_GET_FD_BY_ID: libc::c_int = 19;
+const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
+
+/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` (enum `bpf_attach_type`).
+pub(super) const TCX: [u32; 2] = [46, 47];
+/// More attach types than the kernel has for cgroups.
+pub(super) const ATTACH_TYPES: u32 = 64;
+
+/// A kind of object that has an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Program,
+    Map,
+    Link,
+    Btf,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Program, Self::Map, Self::Link, Self::Btf];
+
+    /// How `/proc/<pid>/fdinfo` names its id.
+    fn field(self) -> &'static str {
+        match self {
+            Self::Program => "prog_id:",
+            Self::Map => "map_id:",
+            Self::Link => "link_id:",
+            Self::Btf => "btf_id:",
+        }
+    }
+
+    fn command(self) -> libc::c_int {
+        match self {
+            Self::Program => BPF_PROG_GET_FD_BY_ID,
+            Self::Map => BPF_MAP_GET_FD_BY_ID,
+            Self::Link => BPF_LINK_GET_FD_BY_ID,
+            Self::Btf => BPF_BTF_GET_FD_BY_ID,
+        }
+    }
+}
+
+/// Programs, maps, links and type descriptions in the kernel, by their ids, which the kernel gives anew to none for long.
+///
+/// Other rigs have objects of the same names at the same time: ids alone tell ours from theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelObjects(BTreeSet<(Kind, u32)>);
+
+impl KernelObjects {
+    /// What a process holds open.
+    pub(super) fn of_process(pid: u32) -> Result<Self> {
+        let directory = PathBuf::from(format!("/proc/{pid}/fdinfo"));
+        let mut objects = BTreeSet::new();
+        for entry in fs::read_dir(&directory).with_context(|| format!("no process {pid}"))? {
+            // A descriptor may be closed meanwhile.
+            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+            objects.extend(named(&text));
+        }
+        Ok(Self(objects))
+    }
+
+    /// What is pinned below a directory; nothing, where there is no such directory.
+    pub(super) fn pinned(directory: &Path) -> Result<Self> {
+        let mut objects = BTreeSet::new();
+        for pin in pins(directory)? {
+            objects.extend(named(&fdinfo(&open(&pin)?)?));
+        }
+        Ok(Self(objects))
+    }
+
+    /// Adds others.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Those that are still there. The kernel frees programs and maps after a grace period of its own, by a worker of its own,
+    /// of which nobody is told: for that alone it is asked again, until `limit`.
+    pub async fn left(&self, limit: Duration) -> Result<Vec<String>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut left = Vec::new();
+            for (kind, id) in &self.0 {
+                if exists(*kind, *id)? {
+                    left.push(format!("{kind:?} {id}"));
+                }
+            }
+            if left.is_empty() || Instant::now() > deadline {
+                return Ok(left);
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+}
+
+impl fmt::Display for KernelObjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = Kind::ALL.map(|kind| self.0.iter().filter(|(of, _)| *of == kind).count());
+        let [programs, maps, links, types] = counts;
+        write!(f, "{programs} programs, {maps} maps, {links} links, {types} BTF")
+    }
+}
+
+/// The ids in the text of a descriptor.
+fn named(fdinfo: &str) -> Vec<(Kind, u32)> {
+    let of_line = |line: &str| {
+        let kind = Kind::ALL.into_iter().find(|kind| line.starts_with(kind.field()))?;
+        // 0: a link whose program is gone.
+        let id = line[kind.field().len()..].trim().parse().ok().filter(|id| *id != 0)?;
+        Some((kind, id))
+    };
+    fdinfo.lines().filter_map(of_line).collect()
+}
+
+/// The files below a directory of a bpffs.
+pub(super) fn pins(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", directory.display())),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(pins(&entry.path())?);
+        } else {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Counts the entries of a pinned map.
+pub(super) fn entries(pin: &Path) -> Result<usize> {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        pad: u32,
+        key: u64,
+        next: u64,
+    }
+    let map = open(pin)?;
+    let text = fdinfo(&map)?;
+    let field = |name: &str| -> Result<usize> {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        value.and_then(|value| value.parse().ok()).with_context(|| format!("{} has no {name}", pin.display()))
+    };
+    let (key_size, most) = (field("key_size:")?, field("max_entries:")?);
+    let (mut key, mut next) = (vec![0_u8; key_size], vec![0_u8; key_size]);
+    let mut count = 0;
+    // A map that changes meanwhile may begin anew.
+    while count < most {
+        let key_address = if count == 0 { 0 } else { key.as_ptr().expose_provenance() as u64 };
+        let attr = Attr {
+            map: map.as_raw_fd().cast_unsigned(),
+            pad: 0,
+            key: key_address,
+            next: next.as_mut_ptr().expose_provenance() as u64,
+        };
+        match bpf(BPF_MAP_GET_NEXT_KEY, &attr) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error).with_context(|| format!("reading {}", pin.display())),
+        }
+        std::mem::swap(&mut key, &mut next);
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// How many programs are attached at a cgroup in such a way; `None` if cgroups know no such way.
+pub(super) fn attached_at_cgroup(cgroup: BorrowedFd<'_>, way: u32) -> Result<Option<u32>> {
+    attached(cgroup.as_raw_fd().cast_unsigned(), way)
+}
+
+/// How many programs are attached at an interface of this network namespace; `None` on a kernel without such links.
+pub(super) fn attached_at_interface(index: u32, way: u32) -> Result<Option<u32>> {
+    attached(index, way)
+}
+
+fn attached(target: u32, way: u32) -> Result<Option<u32>> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        pad: u32,
+        further: [u64; 4],
+    }
+    let attr = Attr { target, attach_type: way, ..Attr::default() };
+    match bpf(BPF_PROG_QUERY, &attr) {
+        // SAFETY: `attr` lives; the kernel has written the count into it, so it is read anew.
+        Ok(_) => Ok(Some(unsafe { (&raw const attr.count).read_volatile() })),
+        Err(error) => match error.raw_os_error() {
+            // Not a way for this kind of target; nothing attached yet.
+            Some(libc::EINVAL | libc::EBADF) => Ok(None),
+            Some(libc::ENOENT) => Ok(Some(0)),
+            _ => Err(error).context("asking what is attached"),
+        },
+    }
+}
+
+fn exists(kind: Kind, id: u32) -> Result<bool> {
+    #[repr(C)]
+    struct Attr {
+        id: u32,
+        next_id: u32,
+        flags: u32,
+    }
+    match bpf(kind.command(), &Attr { id, next_id: 0, flags: 0 }) {
+        Ok(fd) => {
+            // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("asking for {kind:?} {id}")),
+    }
+}
+
+fn open(pin: &Path) -> Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attr = Attr { path: path.as_ptr().expose_provenance() as u64, fd: 0, flags: 0 };
+    let fd = bpf(BPF_OBJ_GET, &attr).with_context(|| format!("opening {}", pin.display()))?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn fdinfo(fd: &OwnedFd) -> Result<String> {
+    Ok(fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?)
+}
+
+fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
+    // SAFETY: `attr` is the leading part of `union bpf_attr` for this command and lives through the call; the kernel takes
+    // what it does not get as zero. Pointers inside it were made from live objects of the callers: a path, which it
+    // reads to its end, and keys of the size that it gave.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, named};
+
+    #[test]
+    fn ids_are_read_from_descriptors() {
+        let link = "pos:\t0\nlink_type:\tcgroup\nlink_id:\t7\nprog_tag:\tab\nprog_id:\t12\ncgroup_id:\t3\n";
+        assert_eq!(named(link), [(Kind::Link, 7), (Kind::Program, 12)]);
+        assert_eq!(named("pos:\t0\nflags:\t02\nino:\t5\n"), []);
+        assert_eq!(named("map_type:\t1\nmap_id:\t9\n"), [(Kind::Map, 9)]);
+    }
+}
