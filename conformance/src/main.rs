@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
-use sluice_conformance::suite::{broken_input, demo, edits, escape, first_packet, inbound, meaning, smoke};
+use sluice_conformance::suite::{
+    broken_input, cni, demo, edits, escape, first_packet, inbound, meaning, smoke,
+};
 
 /// Black-box suites of Sluice.
 #[derive(Debug, Parser)]
@@ -48,6 +50,8 @@ enum Suite {
     Inbound,
     /// Bad input of every kind gives a clear error and changes nothing.
     BrokenInput,
+    /// The CNI plugin, clause by clause of the specification, and accident by accident of others.
+    Cni,
     /// A policy change is seen whole or not at all, by old flows too.
     Edits {
         /// Edits under traffic.
@@ -97,6 +101,7 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Smoke => smoke::run(place, seed).await?,
                 Suite::Inbound => inbound::run(place, seed).await?,
                 Suite::BrokenInput => broken_input::run(place, seed).await?,
+                Suite::Cni => cni::run(place, seed).await?,
                 Suite::Demo => demo::run(place, seed).await?,
                 Suite::Escape { only } => {
                     escape::run(place, escape::Options { only: only.clone(), seed }).await?
