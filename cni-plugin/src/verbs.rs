@@ -113,7 +113,7 @@ impl Session<'_> {
             let lenient = exempt || conf.failure_policy == FailurePolicy::Ignore;
             match answer {
                 Err(error) if lenient && error.is_passing() => {
-                    let later = self.leave(&conf.state_dir, &attachment, Call::Add(add));
+                    let later = leave(&conf.state_dir, &attachment, Call::Add(add));
                     self.note(&format!("{who} starts ungoverned; {later}: {error}"));
                     Ok(())
                 }
@@ -133,14 +133,6 @@ impl Session<'_> {
     fn take_back(&mut self, state_dir: &Path, attachment: &Attachment) {
         if let Err(error) = spool::take_back(state_dir, attachment) {
             self.note(&format!("what is spooled for this attachment stays there: {error}"));
-        }
-    }
-
-    /// Leaves a request for the agent, and says so.
-    fn leave(&self, state_dir: &Path, attachment: &Attachment, call: Call) -> String {
-        match spool::write(state_dir, attachment, call) {
-            Ok(()) => "spooled for when the agent is back".to_owned(),
-            Err(error) => format!("not spooled ({error})"),
         }
     }
 
@@ -180,7 +172,7 @@ impl Session<'_> {
         if error.is_unknown() {
             return Ok(());
         }
-        let later = self.leave(&conf.state_dir, &attachment, Call::Del(attachment.clone()));
+        let later = leave(&conf.state_dir, &attachment, Call::Del(attachment.clone()));
         self.note(&format!("DEL is {later}: {error}"));
         Ok(())
     }
@@ -254,6 +246,14 @@ impl Session<'_> {
     fn note(&mut self, text: &str) {
         // Where stderr is closed there is nobody to tell.
         let _ = writeln!(self.stderr, "sluice-cni: {text}");
+    }
+}
+
+/// Leaves a request for the agent, and says so.
+fn leave(state_dir: &Path, attachment: &Attachment, call: Call) -> String {
+    match spool::write(state_dir, attachment, call) {
+        Ok(()) => "spooled for when the agent is back".to_owned(),
+        Err(error) => format!("not spooled ({error})"),
     }
 }
 

@@ -100,8 +100,7 @@ fn private(run: &Run<'_>) -> Result<()> {
 /// All that was planted, and the ADD of the pod that was moved.
 fn set_aside(run: &Run<'_>, planted: usize, moved: Result<&str, &anyhow::Error>) -> Result<()> {
     let directories = run.rig.agent_directories();
-    let left = run.spooled()?;
-    ensure!(left.is_empty(), "still in the spool: {left:?}");
+    run.none_spooled()?;
     let aside = fs::read_dir(directories.run.join("spool/refused"))?.count();
     ensure!(aside == planted + usize::from(moved.is_ok()), "{aside} set aside, {planted} planted");
     let log = fs::read_to_string(&directories.log)?;
@@ -168,7 +167,7 @@ pub(super) async fn later(run: &mut Run<'_>) -> Result<()> {
     };
     let found = found.await;
     run.clause("spool: what was let through is governed as soon as the agent is back", found);
-    let found = run.spooled().and_then(|left| Ok(ensure!(left.is_empty(), "left: {left:?}")));
+    let found = run.none_spooled();
     run.clause("spool: empty when all is carried out", found);
     for sandbox in [ignored, exempt, deleted, again, known] {
         run.del(sandbox).await?;

@@ -17,7 +17,8 @@ use crate::rig::static_binary;
 pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     let found = static_binary("sluice-cni").and_then(|path| {
         let is_the_one = fs::read(path)? == fs::read(&run.plugin)?;
-        Ok(ensure!(is_the_one, "the chain has another binary than the static one"))
+        ensure!(is_the_one, "the chain has another binary than the static one");
+        Ok(())
     });
     run.clause("kmesh-net/kmesh#988 host glibc too old: the binary names no dynamic loader", found);
     let found = alone(run).await;

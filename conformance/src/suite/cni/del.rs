@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::plugin::{self, Answer};
+use super::plugin;
 use super::sandbox::Sandbox;
 use super::{Run, VERSIONS, with, without};
 
@@ -37,7 +37,7 @@ async fn repeated(run: &Run<'_>) -> Result<()> {
         }
         sandbox.remove()?;
     }
-    none_spooled(run)
+    run.none_spooled()
 }
 
 async fn unknown(run: &Run<'_>) -> Result<()> {
@@ -46,7 +46,7 @@ async fn unknown(run: &Run<'_>) -> Result<()> {
         run.call("DEL", &sandbox, &run.conf(version, &sandbox)).await?.is_silent()?;
     }
     sandbox.remove()?;
-    none_spooled(run)
+    run.none_spooled()
 }
 
 async fn netns(run: &Run<'_>) -> Result<()> {
@@ -85,10 +85,11 @@ async fn nonsense(run: &Run<'_>) -> Result<()> {
         json!({"failurePolicy": "fail", "exemptNamespaces": "x", "cgroupRoot": []}),
         json!({"socket": "/nowhere", "stateDir": "/proc/none"}),
     ] {
-        silent(&run.call("DEL", &sandbox, &with(&conf, &odd)).await?).with_context(|| odd.to_string())?;
+        let answer = run.call("DEL", &sandbox, &with(&conf, &odd)).await?;
+        answer.is_silent().with_context(|| odd.to_string())?;
     }
     for odd in [&b""[..], b"{", b"\0", b"[]"] {
-        silent(&plugin::call(&run.plugin, &plugin::vars("DEL", &sandbox), odd).await?)?;
+        plugin::call(&run.plugin, &plugin::vars("DEL", &sandbox), odd).await?.is_silent()?;
     }
     for name in ["CNI_CONTAINERID", "CNI_IFNAME"] {
         for value in [None, Some(""), Some("a/b")] {
@@ -116,16 +117,6 @@ async fn uninstalled(run: &Run<'_>) -> Result<()> {
     }
     fs::remove_dir_all(&gone).context("the spool that the plugin made")?;
     sandbox.remove()
-}
-
-fn silent(answer: &Answer) -> Result<()> {
-    answer.is_silent()
-}
-
-fn none_spooled(run: &Run<'_>) -> Result<()> {
-    let spooled = run.spooled()?;
-    ensure!(spooled.is_empty(), "spooled beside an agent that answers: {spooled:?}");
-    Ok(())
 }
 
 /// Ends pods, one after the other.

@@ -32,7 +32,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     let own = run.conf("1.1.0", &known);
     let list = with(&own, &json!({"cni.dev/valid-attachments": []}));
     let newcomer = spec(NAMESPACE, "newcomer");
-    let none = vars_of_none("STATUS");
+    let poller = vars_of_none("STATUS");
     let collector = vars_of_none("GC");
 
     signal(run, Signal::SIGSTOP)?;
@@ -42,7 +42,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
         run.call("CHECK", &known, &own),
         run.call("DEL", &known, &own),
         run.call_with(&collector, &list),
-        run.call_with(&none, &own),
+        run.call_with(&poller, &own),
         run.rig.run_pod(&newcomer),
         answers(run.rig),
     );

@@ -93,7 +93,8 @@ impl Answer {
     pub(super) fn passes_on(&self, previous: &Value) -> Result<()> {
         ensure!(self.status == Some(0), "no success: {}", self.shown());
         ensure!(self.document()? == *previous, "not what came from the plugin before: {}", self.shown());
-        ensure!(self.stdout.trim_end() == previous.to_string(), "not in the same order: {}", self.shown());
+        let text = previous.to_string();
+        ensure!(self.stdout.trim_end() == text, "not in the same order: {}", self.shown());
         Ok(())
     }
 
