@@ -2,7 +2,7 @@
 //!
 //! The runtime calls it after the primary plugin of the chain. ADD finds the pod's cgroup and addresses, registers
 //! them with the agent and answers with the primary's result, unchanged, once the agent has confirmed that the
-//! pod's policy is in the kernel. It keeps no state but a spool for DELs that the agent missed.
+//! pod's policy is in the kernel. It keeps no state but a spool of what the agent missed.
 //!
 //! # Configuration
 //!
@@ -12,8 +12,8 @@
 //! | --- | --- | --- |
 //! | `type` | `"sluice-cni"` | |
 //! | `socket` | absolute path of the agent's socket, at most 107 bytes | [`sluice_api::DEFAULT_SOCKET`] |
-//! | `failurePolicy` | `"Fail"`, or `"Ignore"`: ADD goes through, with a warning, while the agent is away or not ready | `"Fail"` |
-//! | `exemptNamespaces` | list of namespaces whose ADD goes through whatever the agent says | `[]` |
+//! | `failurePolicy` | `"Fail"`, or `"Ignore"`: ADD goes through, with a warning, while the agent is away or not ready, and is spooled for it | `"Fail"` |
+//! | `exemptNamespaces` | list of namespaces whose ADD goes through whatever the agent says; spooled as above | `[]` |
 //! | `cgroupRoot` | absolute path of the cgroup v2 directory under which pods' cgroups are | the cgroup2 mount |
 //! | `stateDir` | absolute path of the directory of the `ready` marker and the `spool` | `/run/sluice` |
 //! | `capabilities` | `{"cgroupPath": true, "io.kubernetes.cri.pod-annotations": true}` | |

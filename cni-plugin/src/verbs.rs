@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sluice_api::{Add, Call, Cgroup, Pod};
+use sluice_api::{Add, Attachment, Call, Cgroup, Pod};
 
 use crate::agent::{self, AgentError};
 use crate::cgroup::{self, Wanted};
@@ -100,30 +101,39 @@ impl Session<'_> {
         let labels = document.labels()?;
         let pod = self.pod(labels, &attachment.container_id);
 
-        if let Err(error) = spool::take_back(&conf.state_dir, &attachment) {
-            self.note(&format!("an earlier DEL of this attachment stays in the spool: {error}"));
-        }
+        self.take_back(&conf.state_dir, &attachment);
         let ips = result::pod_ips(&previous, &netns);
         let host_interface = result::host_interface(&previous, &netns, &attachment.ifname);
         let who = format!("{}/{}", pod.namespace, pod.name);
         let exempt = conf.exempts(&pod.namespace);
         let done = self.cgroup(&document, conf, &pod.uid, &netns).and_then(|cgroup| {
-            let call = Call::Add(Add { attachment, network, netns, cgroup, pod, ips, host_interface });
-            Ok(agent::ask(&conf.socket, call, self.started, ADD_TIME)?)
+            let add =
+                Add { attachment: attachment.clone(), network, netns, cgroup, pod, ips, host_interface };
+            let answer = agent::ask(&conf.socket, Call::Add(add.clone()), self.started, ADD_TIME);
+            let lenient = exempt || conf.failure_policy == FailurePolicy::Ignore;
+            match answer {
+                Err(error) if lenient && error.is_passing() => {
+                    let later = leave(&conf.state_dir, &attachment, Call::Add(add));
+                    self.note(&format!("{who} starts ungoverned; {later}: {error}"));
+                    Ok(())
+                }
+                other => Ok(other?),
+            }
         });
         match done {
-            Ok(()) => {}
             Err(error) if exempt => {
                 self.note(&format!("{who} starts ungoverned, its namespace is exempt: {error}"));
             }
-            Err(Failure::Agent(error))
-                if error.is_passing() && conf.failure_policy == FailurePolicy::Ignore =>
-            {
-                self.note(&format!("{who} starts ungoverned, failurePolicy is Ignore: {error}"));
-            }
-            Err(error) => return Err(error),
+            other => other?,
         }
         Ok(result::pass_on(previous, version))
+    }
+
+    /// Takes back what is spooled for an attachment.
+    fn take_back(&mut self, state_dir: &Path, attachment: &Attachment) {
+        if let Err(error) = spool::take_back(state_dir, attachment) {
+            self.note(&format!("what is spooled for this attachment stays there: {error}"));
+        }
     }
 
     fn cgroup(&self, document: &Document, conf: &Conf, uid: &str, netns: &str) -> Result<Cgroup, Failure> {
@@ -154,6 +164,7 @@ impl Session<'_> {
             Document::default()
         });
         let conf = Conf::lenient(&document);
+        self.take_back(&conf.state_dir, &attachment);
         let Err(error) = agent::ask(&conf.socket, Call::Del(attachment.clone()), self.started, OTHER_TIME)
         else {
             return Ok(());
@@ -161,10 +172,8 @@ impl Session<'_> {
         if error.is_unknown() {
             return Ok(());
         }
-        match spool::write(&conf.state_dir, &attachment) {
-            Ok(()) => self.note(&format!("DEL is spooled for the agent's next start: {error}")),
-            Err(spool) => self.note(&format!("DEL is not spooled ({spool}): {error}")),
-        }
+        let later = leave(&conf.state_dir, &attachment, Call::Del(attachment.clone()));
+        self.note(&format!("DEL is {later}: {error}"));
         Ok(())
     }
 
@@ -237,6 +246,14 @@ impl Session<'_> {
     fn note(&mut self, text: &str) {
         // Where stderr is closed there is nobody to tell.
         let _ = writeln!(self.stderr, "sluice-cni: {text}");
+    }
+}
+
+/// Leaves a request for the agent, and says so.
+fn leave(state_dir: &Path, attachment: &Attachment, call: Call) -> String {
+    match spool::write(state_dir, attachment, call) {
+        Ok(()) => "spooled for when the agent is back".to_owned(),
+        Err(error) => format!("not spooled ({error})"),
     }
 }
 

@@ -9,7 +9,7 @@ use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
 use sluice_conformance::suite::{
-    broken_input, demo, edits, escape, first_packet, inbound, meaning, smoke, soak, unregistered,
+    broken_input, cni, demo, edits, escape, first_packet, inbound, meaning, smoke, soak, unregistered,
 };
 
 /// Black-box suites of Sluice.
@@ -50,6 +50,8 @@ enum Suite {
     Inbound,
     /// Bad input of every kind gives a clear error and changes nothing.
     BrokenInput,
+    /// The CNI plugin, clause by clause of the specification, and accident by accident of others.
+    Cni,
     /// A policy change is seen whole or not at all, by old flows too.
     Edits {
         /// Edits under traffic.
@@ -111,6 +113,7 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Inbound => inbound::run(place, seed).await?,
                 Suite::BrokenInput => broken_input::run(place, seed).await?,
                 Suite::Unregistered => unregistered::run(place, seed).await?,
+                Suite::Cni => cni::run(place, seed).await?,
                 Suite::Demo => demo::run(place, seed).await?,
                 Suite::Escape { only } => {
                     escape::run(place, escape::Options { only: only.clone(), seed }).await?

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sluice_api::{Call, Outcome, PROTOCOL_VERSION, Refusal, RefusalKind, Reply, Request, frame};
 use tempfile::TempDir;
 
@@ -94,7 +93,7 @@ impl Node {
     }
 
     pub fn spooled(&self) -> PathBuf {
-        self.state().join(format!("spool/del-{ID}-eth0.json"))
+        self.state().join(format!("spool/{ID}:eth0.json"))
     }
 
     /// What the agent was asked so far.
@@ -105,13 +104,6 @@ impl Node {
     /// A configuration for this node, with the pod's cgroup declared and there.
     pub fn conf(&self, version: &str) -> Value {
         self.cgroups.make("kubepods/burstable/pod1");
-        let mut conf = self.conf_without_cgroup(version);
-        conf["runtimeConfig"] = json!({"cgroupPath": "/kubepods/burstable/pod1"});
-        conf
-    }
-
-    /// The same without the capability.
-    pub fn conf_without_cgroup(&self, version: &str) -> Value {
         json!({
             "cniVersion": version,
             "name": "pods",
@@ -120,6 +112,7 @@ impl Node {
             "socket": self.socket(),
             "stateDir": self.state(),
             "cgroupRoot": self.cgroups.path,
+            "runtimeConfig": {"cgroupPath": "/kubepods/burstable/pod1"},
             "prevResult": prev_result(version),
         })
     }
@@ -207,10 +200,6 @@ pub fn cgroup2_mount() -> PathBuf {
     PathBuf::from(&found.expect("these tests need a cgroup2 mount")[1])
 }
 
-pub fn inode(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().ino()
-}
-
 /// What the bridge plugin answers, with fields of several versions and vendors.
 pub fn prev_result(version: &str) -> Value {
     json!({
@@ -291,18 +280,6 @@ pub fn pod_vars(command: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The same with one variable changed; `None` takes it away.
-pub fn vars_but(command: &str, name: &str, value: Option<&str>) -> Vec<(&'static str, String)> {
-    let mut vars = pod_vars(command);
-    vars.retain_mut(|(known, text)| {
-        if *known == name {
-            value.unwrap_or_default().clone_into(text);
-        }
-        *known != name || value.is_some()
-    });
-    vars
-}
-
 /// Runs the built binary as a runtime does.
 pub fn run_with(vars: &[(&str, String)], stdin: &[u8]) -> Run {
     let started = Instant::now();
@@ -336,12 +313,5 @@ pub fn run(command: &str, conf: &Value) -> Run {
 pub fn with(mut conf: Value, fields: Value) -> Value {
     let Value::Object(fields) = fields else { panic!("fields are an object") };
     conf.as_object_mut().unwrap().extend(fields);
-    conf
-}
-
-/// A configuration without a field.
-pub fn without(mut conf: Value, field: &str) -> Value {
-    let map: &mut Map<String, Value> = conf.as_object_mut().unwrap();
-    map.remove(field);
     conf
 }

@@ -1,6 +1,12 @@
 //! The suites.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use anyhow::Result;
+
 pub mod broken_input;
+pub mod cni;
 pub mod demo;
 mod detached;
 pub mod edits;
@@ -12,6 +18,19 @@ pub mod meaning;
 pub mod smoke;
 pub mod soak;
 pub mod unregistered;
+
+/// Names the file in which skips are noted.
+const SKIP_LOG: &str = "SLUICE_SKIP_LOG";
+
+/// A skip is printed, and noted for whoever runs the suite.
+fn skip(suite: &str, name: &str, reason: &str) -> Result<()> {
+    eprintln!("{suite}: {name} is skipped: {reason}");
+    if let Some(path) = std::env::var_os(SKIP_LOG) {
+        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+        writeln!(file, "{suite} {name}: {reason}")?;
+    }
+    Ok(())
+}
 
 /// A default-deny policy for the pods of a namespace with such a label `app`, with these rules in YAML's flow style.
 fn policy(namespace: &str, name: &str, label: &str, rules: &str) -> String {

@@ -18,6 +18,7 @@ pub(crate) const CI_SUITES: &[Suite] = &[
     suite("broken-input", &[]),
     suite("inbound", &[]),
     suite("unregistered", &[]),
+    suite("cni", &[]),
     suite("escape", &[]),
     suite("meaning", &["--pairs", "200000"]),
     suite("edits", &["--flips", "500"]),

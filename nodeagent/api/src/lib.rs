@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub mod frame;
+pub mod spool;
 
 /// The version that both ends must speak; raised whenever a message changes its meaning.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,7 +1,6 @@
 //! `sluice agent`: keeps the kernel at what the policies say, and tells what it saw.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
-use sluice_api::Attachment;
 use sluice_policy::Posture;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,6 +15,7 @@ use crate::datapath::{Datapath, Events, Place};
 use cgroup::Hierarchy;
 use node::Node;
 use policies::PolicyDirectory;
+use spool::Spool;
 use store::Store;
 
 pub mod admin;
@@ -30,6 +29,7 @@ mod output;
 pub mod policies;
 mod server;
 mod sockets;
+mod spool;
 pub mod store;
 mod unregistered;
 mod watch;
@@ -129,10 +129,9 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let place = Place { cgroup_root: cgroup_root.clone(), bpffs: options.bpffs.clone() };
     let (datapath, events) = Datapath::open(&place)?;
     let store = Store::open(&options.run_dir)?;
-    let mut node = Node::open(datapath, store, hierarchy, options.posture)?;
+    let node = Node::open(datapath, store, hierarchy, options.posture)?;
     let features = features::probe(&node);
     features::tell(&features);
-    replay_spool(&options.run_dir, &mut node);
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;
     let loaded = directory.load();
@@ -145,6 +144,7 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
         cgroup_root,
     });
     watch::apply(&shared, loaded);
+    Spool::new(&options.run_dir).replay(&shared);
     shared.node().collect_leftovers()?;
     unregistered::look(&shared);
     Ok((shared, events, directory))
@@ -170,6 +170,7 @@ async fn serve(
     tasks.spawn(watch::run(directory, Arc::clone(&shared)));
     tasks.spawn(sweep(Arc::clone(&shared)));
     tasks.spawn(unregistered::run(Arc::clone(&shared)));
+    tasks.spawn(spool::run(Spool::new(&options.run_dir), Arc::clone(&shared)));
 
     // Read by the plugin's STATUS: from now on a short absence of the agent does not make the node unready.
     let ready = options.run_dir.join("ready");
@@ -198,33 +199,6 @@ async fn sweep(shared: Arc<Shared>) -> anyhow::Result<()> {
         ticks.tick().await;
         if let Err(error) = shared.node().sweep() {
             tracing::error!(%error, "cannot remove what is not used any more");
-        }
-    }
-}
-
-/// The DELs that came while no agent was there.
-fn replay_spool(run_dir: &Path, node: &mut Node) {
-    let spool = run_dir.join("spool");
-    let entries = match fs::read_dir(&spool) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) => {
-            return tracing::error!(%error, spool = %spool.display(), "cannot read the spooled DELs");
-        }
-    };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let attachment =
-            fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Attachment>(&text).ok());
-        match attachment.map(|attachment| node.del(&attachment)) {
-            Some(Err(error)) => {
-                tracing::error!(%error, file = %path.display(), "cannot carry out a spooled DEL; it stays");
-                continue;
-            }
-            Some(Ok(())) => {}
-            None => tracing::warn!(file = %path.display(), "not a spooled DEL; removed"),
-        }
-        if let Err(error) = store::remove(&path) {
-            tracing::error!(%error, "cannot remove a spooled DEL");
         }
     }
 }

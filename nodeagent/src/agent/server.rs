@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_api::frame::{self, FrameError};
@@ -80,6 +82,9 @@ where
         return send(&mut stream, &A::from(refusal)).await;
     }
     let reply = match receive(&mut stream).await {
+        // It has told the runtime that it failed, or left the request in the spool. Carried out now, an ADD would outlive
+        // the DEL after it.
+        Ok(Ok(_)) if is_gone(&stream) => return Err(FrameError::Io(io::ErrorKind::BrokenPipe.into())),
         Ok(Ok(request)) => answer(shared, &request),
         Ok(Err(refusal)) => refusal.into(),
         Err(error @ FrameError::Io(_)) => return Err(error),
@@ -104,6 +109,14 @@ async fn receive<Q: DeserializeOwned>(stream: &mut UnixStream) -> Result<Result<
         Some(version) if version != PROTOCOL_VERSION => other_version(version),
         _ => Refusal { kind: RefusalKind::Invalid, message: error.to_string() },
     }))
+}
+
+/// Has the peer closed the connection for good, so that nobody waits for the answer?
+fn is_gone(stream: &UnixStream) -> bool {
+    let mut ends = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    // A hang-up is told without being asked for; half a close, after which the peer still reads, is none.
+    poll(&mut ends, PollTimeout::ZERO).is_ok()
+        && ends[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 fn other_version(version: u32) -> Refusal {

@@ -1,18 +1,15 @@
 //! What the attempts came to.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use anyhow::Result;
 use serde_json::Value;
 
+use super::super::skip;
 use super::NAMESPACE;
 use super::list::{Control, Told};
 use super::side::{Attempt, Side};
 use crate::report::Report;
-
-/// Names the file in which skips are noted.
-const SKIP_LOG: &str = "SLUICE_SKIP_LOG";
 
 /// One line of the table.
 struct Row {
@@ -32,7 +29,7 @@ pub(super) fn judge(report: &mut Report, attempts: &[Attempt], events: &[Value])
     for attempt in attempts {
         let Attempt { escape, name, governed, control } = attempt;
         if governed.made.is_empty() && control.made.is_empty() {
-            skip(name, &governed.stopped)?;
+            skip("escape", name, &governed.stopped)?;
             skipped += 1;
             report.add(name, format!("skipped: {}", governed.stopped), "", "", None);
             rows.push(row(attempt, "-".to_owned(), "skipped"));
@@ -141,14 +138,4 @@ fn table(rows: &[Row]) -> String {
         );
     }
     text
-}
-
-/// A skip is printed, and noted for whoever runs the suite.
-fn skip(name: &str, reason: &str) -> Result<()> {
-    eprintln!("escape: {name} is skipped: {reason}");
-    if let Some(path) = std::env::var_os(SKIP_LOG) {
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
-        writeln!(file, "escape {name}: {reason}")?;
-    }
-    Ok(())
 }

@@ -1,0 +1,83 @@
+//! A hundred pods at once.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use super::plugin::{self, Answer};
+use super::sandbox::Sandbox;
+use super::{Run, VERSIONS};
+use crate::rig::run as run_program;
+
+/// How many.
+const PODS: u32 = 100;
+/// Every how many-th of them is tried with a connection.
+const SAMPLE: usize = 10;
+/// The maps that grow with the pods.
+const MAPS: [&str; 4] = ["ENDPOINTS", "LINKS", "ADDRESSES", "PORTS"];
+
+/// Runs the checks.
+pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
+    // No pod is there. What those before had goes with a delay.
+    run.until("the kernel's maps to be empty", || is_empty(run)).await?;
+    let sandboxes = run.sandboxes(PODS)?;
+    let found = all(run, "ADD", &sandboxes).await.and_then(|answers| {
+        let results = sandboxes.iter().zip(0..).map(|(sandbox, number)| sandbox.result(version(number)));
+        answers.iter().zip(results).try_for_each(|(answer, result)| answer.passes_on(&result))
+    });
+    run.clause(&format!("parallel: {PODS} ADDs at once, each answered with its own result"), found);
+    let found = sandboxes.iter().try_for_each(|sandbox| run.shown(sandbox, &sandbox.ips));
+    run.clause(&format!("parallel: all {PODS} pods are governed, with their own addresses"), found);
+    let mut found = Ok(());
+    for sandbox in sandboxes.iter().step_by(SAMPLE) {
+        found = found.and(run.governed(sandbox).await);
+    }
+    run.clause("parallel: a sample of them gets what the policy says", found);
+    let answers = all(run, "DEL", &sandboxes).await;
+    let found = answers.and_then(|answers| answers.iter().try_for_each(Answer::is_silent));
+    run.clause(&format!("parallel: {PODS} DELs at once"), found);
+    for sandbox in sandboxes {
+        sandbox.remove()?;
+    }
+    let found = run.until("the kernel's maps to be empty", || is_empty(run)).await;
+    let found = found.with_context(|| format!("entries of {MAPS:?}: {:?}", entries(run)));
+    run.clause("parallel: the kernel's maps are as before: empty", found);
+    Ok(())
+}
+
+fn version(number: usize) -> &'static str {
+    VERSIONS[number % VERSIONS.len()]
+}
+
+/// Calls the plugin for all of them at the same time.
+async fn all(run: &Run<'_>, verb: &str, sandboxes: &[Sandbox]) -> Result<Vec<Answer>> {
+    let mut calls = JoinSet::new();
+    for (number, sandbox) in sandboxes.iter().enumerate() {
+        let (binary, vars) = (run.plugin.clone(), plugin::vars(verb, sandbox));
+        let input = run.conf(version(number), sandbox).to_string();
+        calls.spawn(async move { Ok((number, plugin::call(&binary, &vars, input.as_bytes()).await?)) });
+    }
+    let answers: BTreeMap<usize, Answer> = calls.join_all().await.into_iter().collect::<Result<_>>()?;
+    ensure!(answers.len() == sandboxes.len(), "{} of {} answered", answers.len(), sandboxes.len());
+    Ok(answers.into_values().collect())
+}
+
+fn is_empty(run: &Run<'_>) -> Result<bool> {
+    Ok(entries(run)?.iter().all(|entries| *entries == 0))
+}
+
+/// Entries of each map.
+fn entries(run: &Run<'_>) -> Result<Vec<usize>> {
+    let base = run.agent()?.directories().bpffs.join("sluice");
+    let version = fs::read_dir(&base)?.flatten().next().context("no ABI version has pins")?.path();
+    let count = |name: &str| {
+        let pin = version.join("maps").join(name).display().to_string();
+        let dump = run_program("bpftool", ["--json", "map", "dump", "pinned", &pin])?;
+        let dump: Value = serde_json::from_str(&dump).context("bpftool's dump")?;
+        Ok(dump.as_array().context("bpftool dumps no list")?.len())
+    };
+    MAPS.into_iter().map(count).collect()
+}
