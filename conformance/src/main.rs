@@ -91,6 +91,27 @@ enum Bench {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(20..))]
         rounds: u32,
     },
+    /// What ADD costs, what the agent takes of memory, and how fast an edit is in the kernel.
+    Add {
+        /// Interleaved rounds of births; with fewer than 20 nothing is held against its aim that needs an interval.
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+        /// ADDs at the same time.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 50])]
+        parallel: Vec<usize>,
+        /// Edits that are timed at each size.
+        #[arg(long, default_value_t = 200)]
+        edits: u32,
+        /// Numbers of pods, rising.
+        #[arg(long, value_delimiter = ',', default_values_t = [10, 250, 1000])]
+        pods: Vec<usize>,
+        /// Numbers of policies.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1000])]
+        policies: Vec<usize>,
+        /// Sandboxes that containerd makes.
+        #[arg(long, default_value_t = 20)]
+        sandboxes: u32,
+    },
 }
 
 fn run(command: &Command) -> Result<bool> {
@@ -117,6 +138,18 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Bench(Bench::Datapath { repeats, rounds }) => {
                     let options = bench::datapath::Options { repeats: *repeats, rounds: *rounds, seed };
                     bench::datapath::run(place, options)?
+                }
+                Suite::Bench(Bench::Add { rounds, parallel, edits, pods, policies, sandboxes }) => {
+                    let options = bench::add::Options {
+                        rounds: *rounds,
+                        parallel: parallel.clone(),
+                        edits: *edits,
+                        pods: pods.clone(),
+                        policies: policies.clone(),
+                        sandboxes: *sandboxes,
+                        seed,
+                    };
+                    bench::add::run(place, options).await?
                 }
                 Suite::FirstPacket { pods, parallel } => {
                     let options = first_packet::Options { pods: *pods, parallel: *parallel, seed };
