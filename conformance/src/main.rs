@@ -93,24 +93,24 @@ enum Bench {
     },
     /// What ADD costs, what the agent takes of memory, and how fast an edit is in the kernel.
     Add {
-        /// Interleaved rounds of births; with fewer than 20 nothing is held against its aim that needs an interval.
-        #[arg(long, default_value_t = 20)]
-        rounds: u32,
+        /// Fewer rounds and smaller sizes: less than a minute.
+        #[arg(long)]
+        quick: bool,
+        /// Interleaved rounds of births; with fewer than 20 none of their figures is held against its aim.
+        #[arg(long)]
+        rounds: Option<u32>,
         /// ADDs at the same time.
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 50])]
-        parallel: Vec<usize>,
+        #[arg(long, value_delimiter = ',')]
+        parallel: Option<Vec<usize>>,
         /// Edits that are timed at each size.
-        #[arg(long, default_value_t = 200)]
-        edits: u32,
+        #[arg(long)]
+        edits: Option<u32>,
         /// Numbers of pods, rising.
-        #[arg(long, value_delimiter = ',', default_values_t = [10, 250, 1000])]
-        pods: Vec<usize>,
+        #[arg(long, value_delimiter = ',')]
+        pods: Option<Vec<usize>>,
         /// Numbers of policies.
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1000])]
-        policies: Vec<usize>,
-        /// Sandboxes that containerd makes.
-        #[arg(long, default_value_t = 20)]
-        sandboxes: u32,
+        #[arg(long, value_delimiter = ',')]
+        policies: Option<Vec<usize>>,
     },
 }
 
@@ -139,15 +139,16 @@ fn run(command: &Command) -> Result<bool> {
                     let options = bench::datapath::Options { repeats: *repeats, rounds: *rounds, seed };
                     bench::datapath::run(place, options)?
                 }
-                Suite::Bench(Bench::Add { rounds, parallel, edits, pods, policies, sandboxes }) => {
-                    let options = bench::add::Options {
-                        rounds: *rounds,
-                        parallel: parallel.clone(),
-                        edits: *edits,
-                        pods: pods.clone(),
-                        policies: policies.clone(),
-                        sandboxes: *sandboxes,
-                        seed,
+                Suite::Bench(Bench::Add { quick, rounds, parallel, edits, pods, policies }) => {
+                    use bench::add::Options;
+                    let options = if *quick { Options::quick(seed) } else { Options::whole(seed) };
+                    let options = Options {
+                        rounds: rounds.unwrap_or(options.rounds),
+                        parallel: parallel.clone().unwrap_or(options.parallel),
+                        edits: edits.unwrap_or(options.edits),
+                        pods: pods.clone().unwrap_or(options.pods),
+                        policies: policies.clone().unwrap_or(options.policies),
+                        ..options
                     };
                     bench::add::run(place, options).await?
                 }

@@ -16,6 +16,10 @@ use crate::report::Report;
 
 /// The most that a chain may take with Sluice in it.
 const MOST: f64 = 1.1;
+/// The least number of rounds by which anything is held against an aim.
+const ROUNDS: u32 = 20;
+/// What the ratios are of.
+const OF: &str = "× the chain without";
 /// Where pods come one at a time, a round takes the median of so many.
 const SINGLES: usize = 5;
 /// Apps among which the pods are divided; each has a policy of its own.
@@ -51,7 +55,7 @@ pub(super) fn measure(
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); sizes.len()];
     // What is slow only once: the bridge is made, files come into memory.
     for count in [PLAIN, WHOLE] {
-        nursery.batch(2, count)?;
+        nursery.batch(1, count)?;
     }
     for round in 0..options.rounds {
         if round % 5 == 0 {
@@ -66,14 +70,14 @@ pub(super) fn measure(
         let median = |figure: fn(&Round) -> f64| Median::of(rounds.iter().map(figure)).context("no rounds");
         let what =
             if *size == 1 { "ADD, one at a time".to_owned() } else { format!("ADD, {size} in parallel") };
-        ratio::held_against(
-            report,
-            &what,
-            "× the chain without",
-            MOST,
-            median(|round| round.whole / round.plain)?,
-            median(|round| round.control / round.plain)?,
-        );
+        let (with, control) =
+            (median(|round| round.whole / round.plain)?, median(|round| round.control / round.plain)?);
+        if options.rounds >= ROUNDS {
+            ratio::held_against(report, &what, OF, MOST, with, control);
+        } else {
+            ratio::noted(report, &what, OF, with);
+            ratio::noted(report, &format!("{what}: A/A control"), OF, control);
+        }
         let milliseconds = |seconds: f64| ratio::rounded(seconds * 1e3);
         report.note(&format!("{what}: without"), milliseconds(median(|round| round.plain)?.value), "ms");
         report.note(&format!("{what}: with"), milliseconds(median(|round| round.whole)?.value), "ms");

@@ -49,6 +49,34 @@ pub struct Options {
     pub seed: u64,
 }
 
+impl Options {
+    /// All of it, which takes some minutes.
+    pub fn whole(seed: u64) -> Self {
+        Self {
+            rounds: 20,
+            parallel: vec![1, 10, 50],
+            edits: 200,
+            pods: vec![10, 250, 1000],
+            policies: vec![1, 100, 1000],
+            sandboxes: 20,
+            seed,
+        }
+    }
+
+    /// So little that it takes less than a minute, and says whether something is far off.
+    pub fn quick(seed: u64) -> Self {
+        Self {
+            rounds: 5,
+            parallel: vec![1, 10],
+            edits: 20,
+            pods: vec![10, 250],
+            policies: vec![1, 100],
+            sandboxes: 2,
+            seed,
+        }
+    }
+}
+
 /// The label `app` of a pod, and the name of the policy that selects it.
 fn app(number: usize) -> String {
     format!("a{number:04}")

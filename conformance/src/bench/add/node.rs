@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -207,7 +207,7 @@ fn maps(bpffs: &Path) -> Result<f64> {
     Ok(sum)
 }
 
-fn memory_of(pin: &PathBuf) -> Result<f64> {
+fn memory_of(pin: &Path) -> Result<f64> {
     let shown = run("bpftool", ["--json", "map", "show", "pinned", &pin.display().to_string()])?;
     let shown: Value = serde_json::from_str(&shown).context("bpftool's map")?;
     shown["bytes_memlock"].as_f64().with_context(|| format!("bpftool tells no memory of {}", pin.display()))
@@ -219,10 +219,8 @@ mod tests {
 
     #[test]
     fn a_rollup_is_read() {
-        assert_eq!(
-            proportional("Rss:  9 kB\nPss:                7332 kB\nPss_Dirty: 1 kB\n").unwrap(),
-            7332.0
-        );
+        let rollup = "Rss:  9 kB\nPss:                7332 kB\nPss_Dirty: 1 kB\n";
+        assert!((proportional(rollup).unwrap() - 7332.0).abs() < 0.1);
         assert!(proportional("Rss: 9 kB\n").is_err());
     }
 

@@ -64,15 +64,15 @@ impl Probe {
 /// How long it takes until a process that waits for a file has seen it renamed into its place, and has written another: what
 /// no agent could do faster. So many times.
 pub(super) fn bare_notices(directory: &Path, count: usize) -> Result<Vec<Duration>> {
-    let (watched, answers) = (directory.join("watched"), directory.join("answers"));
-    for path in [&watched, &answers] {
+    let (asked, answers) = (directory.join("asked"), directory.join("answers"));
+    for path in [&asked, &answers] {
         fs::create_dir_all(path)?;
     }
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    inotify.add_watch(&watched, AddWatchFlags::IN_MOVED_TO)?;
+    inotify.add_watch(&asked, AddWatchFlags::IN_MOVED_TO)?;
     let answer = answers.join("answer");
     let to = answer.clone();
-    let source = watched.join("policy.yaml");
+    let source = asked.join("policy.yaml");
     let read = source.clone();
     let watcher = thread::spawn(move || -> Result<()> {
         for _ in 0..count {
@@ -84,7 +84,7 @@ pub(super) fn bare_notices(directory: &Path, count: usize) -> Result<Vec<Duratio
     let mut took = Vec::with_capacity(count);
     for number in 0..count {
         let text = format!("{number:08}");
-        let beside = watched.join(".policy");
+        let beside = asked.join(".policy");
         fs::write(&beside, &text)?;
         let begun = Instant::now();
         fs::rename(&beside, &source)?;
