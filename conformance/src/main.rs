@@ -102,6 +102,27 @@ enum Bench {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(20..))]
         rounds: u32,
     },
+    /// What ADD costs, what the agent takes of memory, and how fast an edit is in the kernel.
+    Add {
+        /// Fewer rounds and smaller sizes: less than a minute.
+        #[arg(long)]
+        quick: bool,
+        /// Interleaved rounds of births; with fewer than 20 none of their figures is held against its aim.
+        #[arg(long)]
+        rounds: Option<u32>,
+        /// ADDs at the same time.
+        #[arg(long, value_delimiter = ',')]
+        parallel: Option<Vec<usize>>,
+        /// Edits that are timed at each size.
+        #[arg(long)]
+        edits: Option<u32>,
+        /// Numbers of pods, rising.
+        #[arg(long, value_delimiter = ',')]
+        pods: Option<Vec<usize>>,
+        /// Numbers of policies.
+        #[arg(long, value_delimiter = ',')]
+        policies: Option<Vec<usize>>,
+    },
 }
 
 fn run(command: &Command) -> Result<bool> {
@@ -133,6 +154,19 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Bench(Bench::Datapath { repeats, rounds }) => {
                     let options = bench::datapath::Options { repeats: *repeats, rounds: *rounds, seed };
                     bench::datapath::run(place, options)?
+                }
+                Suite::Bench(Bench::Add { quick, rounds, parallel, edits, pods, policies }) => {
+                    use bench::add::Options;
+                    let options = if *quick { Options::quick(seed) } else { Options::whole(seed) };
+                    let options = Options {
+                        rounds: rounds.unwrap_or(options.rounds),
+                        parallel: parallel.clone().unwrap_or(options.parallel),
+                        edits: edits.unwrap_or(options.edits),
+                        pods: pods.clone().unwrap_or(options.pods),
+                        policies: policies.clone().unwrap_or(options.policies),
+                        ..options
+                    };
+                    bench::add::run(place, options).await?
                 }
                 Suite::FirstPacket { pods, parallel } => {
                     let options = first_packet::Options { pods: *pods, parallel: *parallel, seed };

@@ -1,4 +1,5 @@
 //! The benchmarks.
 
+pub mod add;
 pub mod datapath;
 mod ratio;

@@ -50,5 +50,5 @@ pub use network::{Network, NetworkError};
 pub use parse::{PolicyError, Problem, parse};
 pub use select::{Selection, select};
 pub use selector::{LabelSelector, Labels, Operator, Requirement};
-pub use set::{PolicySet, SetError};
+pub use set::{Change, PolicySet, SetError};
 pub use world::{PodInfo, ServiceInfo, ServicePort, World};

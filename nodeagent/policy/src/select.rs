@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::model::{HostNetwork, Peer, Policy, Scope, Tier};
 use crate::selector::Labels;
-use crate::set::PolicySet;
+use crate::set::{Change, PolicySet};
 use crate::world::PodInfo;
 
 /// The policies that govern a pod: by tier, and within a tier by priority, namespace and name.
@@ -52,6 +52,38 @@ impl Selection {
     pub fn names_peers(&self) -> bool {
         let rules = self.tiers().into_iter().flatten().flat_map(|policy| &policy.rules);
         rules.flat_map(|rule| rule.to.iter().flatten()).any(|peer| !matches!(peer, Peer::Networks { .. }))
+    }
+
+    /// Whether what the policies rule depends on this pod. `namespace_labels` are those of its namespace, where known.
+    pub fn names(&self, pod: &PodInfo, namespace_labels: Option<&Labels>) -> bool {
+        let is_named = |policy: &Policy, peer: &Peer| match peer {
+            Peer::Networks { .. } => false,
+            Peer::Pods { pod_selector, namespace_selector } => {
+                let in_namespace = match (namespace_selector, policy.namespace()) {
+                    (Some(selector), _) => selector.matches_namespace(&pod.namespace, namespace_labels),
+                    (None, Some(own)) => own == pod.namespace,
+                    (None, None) => true,
+                };
+                in_namespace && pod_selector.matches(&pod.labels)
+            }
+            Peer::Namespaces(selector) => selector.matches_namespace(&pod.namespace, namespace_labels),
+            // The pod may be behind one.
+            Peer::Services(_) => true,
+        };
+        self.tiers().into_iter().flatten().any(|policy| {
+            policy.rules.iter().any(|rule| rule.to.iter().flatten().any(|peer| is_named(policy, peer)))
+        })
+    }
+
+    /// The selection for a pod after its set of policies has changed; `None` if it stays what it is.
+    pub fn revised(&self, change: &Change, pod: &PodInfo, namespace_labels: Option<&Labels>) -> Option<Self> {
+        let stays = |policy: &&Arc<Policy>| !change.removes(policy);
+        let old = || self.tiers().into_iter().flatten();
+        let mut come = change.come.iter().filter(|policy| governs(policy, pod, namespace_labels)).peekable();
+        if come.peek().is_none() && old().all(|policy| stays(&policy)) {
+            return None;
+        }
+        Some(Self::new(old().filter(stays).chain(come).cloned()))
     }
 
     /// Whether no policy governs the pod.
@@ -155,6 +187,42 @@ mod tests {
         let selection = select(&set(&text), &pod, Some(&red));
         assert_eq!(names(selection.tier(Tier::Admin)), ["by-label", "by-name"]);
         assert!(selection.tier(Tier::Namespace).is_empty());
+    }
+
+    #[test]
+    fn a_change_revises_only_what_it_concerns() {
+        let pod = PodInfo { namespace: "default".to_owned(), ..PodInfo::default() };
+        let elsewhere = PodInfo { namespace: "shop".to_owned(), ..PodInfo::default() };
+        let shared = |text: &str| set(text).policies().to_vec();
+        let [kept, old, new] = [
+            policy("EgressPolicy", "kept", ""),
+            policy("EgressPolicy", "old", ""),
+            policy("EgressPolicy", "new", "priority: 1"),
+        ]
+        .map(|text| shared(&text).remove(0));
+        let before = PolicySet::from_shared(vec![Arc::clone(&kept), old]).expect("no duplicates");
+        let after = PolicySet::from_shared(vec![kept, new]).expect("no duplicates");
+        let change = after.change_from(&before);
+        for pod in [&pod, &elsewhere] {
+            let (was, is) = (select(&before, pod, None), select(&after, pod, None));
+            assert_eq!(was.revised(&change, pod, None).unwrap_or(was), is);
+        }
+        assert!(select(&before, &elsewhere, None).revised(&change, &elsewhere, None).is_none());
+        assert!(select(&after, &pod, None).revised(&after.change_from(&after), &pod, None).is_none());
+    }
+
+    #[test]
+    fn only_the_pods_that_peers_mean_are_named() {
+        let text = "apiVersion: sluice.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: a, namespace: shop}\n\
+                    spec: {podSelector: {}, rules: [{action: Allow, to: [{pods: {podSelector: {matchLabels: {app: db}}}}]}]}\n";
+        let pod = |namespace: &str, app: &str| PodInfo {
+            namespace: namespace.to_owned(),
+            labels: Labels::from([("app".to_owned(), app.to_owned())]),
+            ..PodInfo::default()
+        };
+        let selection = select(&set(text), &pod("shop", "web"), None);
+        assert!(selection.names(&pod("shop", "db"), None));
+        assert!(!selection.names(&pod("shop", "web"), None) && !selection.names(&pod("other", "db"), None));
     }
 
     #[test]

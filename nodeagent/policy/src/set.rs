@@ -1,6 +1,6 @@
 //! All the policies that are in force together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::flow::PolicyRef;
@@ -10,6 +10,27 @@ use crate::model::{Kind, Policy, Source};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicySet {
     policies: Vec<Arc<Policy>>,
+}
+
+/// What makes one set out of another.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Policies of the old set, by their places: held, so that nothing else comes to be there.
+    gone: HashMap<usize, Arc<Policy>>,
+    /// Policies of the new one.
+    pub(crate) come: Vec<Arc<Policy>>,
+}
+
+impl Change {
+    /// Is a policy of the old set not in the new one?
+    pub(crate) fn removes(&self, policy: &Arc<Policy>) -> bool {
+        self.gone.contains_key(&place(policy))
+    }
+}
+
+/// Where a policy is in memory.
+fn place(policy: &Arc<Policy>) -> usize {
+    Arc::as_ptr(policy).addr()
 }
 
 /// Why policies cannot be in force together.
@@ -50,6 +71,16 @@ impl PolicySet {
             }
         }
         if errors.is_empty() { Ok(Self { policies }) } else { Err(errors) }
+    }
+
+    /// What is not in both sets. Policies count as the same if they are shared: equal ones that are not may be in it.
+    pub fn change_from(&self, before: &Self) -> Change {
+        let places = |set: &Self| set.policies.iter().map(place).collect::<HashSet<usize>>();
+        let (old, new) = (places(before), places(self));
+        let come = self.policies.iter().filter(|policy| !old.contains(&place(policy))).cloned().collect();
+        let gone = before.policies.iter().filter(|policy| !new.contains(&place(policy)));
+        let gone = gone.map(|policy| (place(policy), Arc::clone(policy))).collect();
+        Change { gone, come }
     }
 
     /// The policies, in the order in which they were given.

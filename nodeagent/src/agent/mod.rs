@@ -23,6 +23,7 @@ pub mod cgroup;
 mod cutter;
 pub mod events;
 pub mod features;
+mod memory;
 mod netlink;
 pub mod node;
 mod output;
@@ -85,6 +86,7 @@ impl Shared {
 
 /// Runs until told to stop. Stopping changes nothing in the kernel.
 pub fn run(options: Options) -> anyhow::Result<()> {
+    memory::keep_small();
     let _lock = prepare(&options)?;
     let (shared, events, directory) = open(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -147,6 +149,7 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     Spool::new(&options.run_dir).replay(&shared);
     shared.node().collect_leftovers()?;
     unregistered::look(&shared);
+    memory::give_back();
     Ok((shared, events, directory))
 }
 

@@ -3,11 +3,13 @@
 //! A file that cannot be used changes nothing: what it last said stays in force, also over a restart, for which a copy
 //! is kept below the state directory. Only the removal of a file removes its policies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
 use sluice_policy::{Policy, PolicyError, PolicySet, SetError, parse};
@@ -16,6 +18,8 @@ use super::store::{self, StoreError};
 
 /// The largest policy file, in bytes.
 pub const MAX_FILE: u64 = 4 << 20;
+/// A file that changed more recently than this may change again without its times telling: they go by the kernel's tick.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What is wrong with a policy file or the directory.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +73,53 @@ pub enum PolicyFileError {
 pub struct PolicyDirectory {
     directory: PathBuf,
     last_good_directory: PathBuf,
-    last_good: BTreeMap<String, Vec<Policy>>,
+    last_good: BTreeMap<String, Vec<Arc<Policy>>>,
+    /// The directory when it was last read.
     seen: Option<Fingerprint>,
+    /// The files that were good then, as they were.
+    read: Fingerprint,
+    /// The files of which a copy is kept.
+    kept: Option<BTreeSet<String>>,
 }
 
-/// Tells whether anything in the directory has changed: name, inode, size and times of each file.
-type Fingerprint = Vec<(String, u64, u64, (i64, i64), (i64, i64), u32, u32)>;
+/// Tells whether anything in the directory has changed.
+type Fingerprint = BTreeMap<String, Stat>;
+
+/// What tells whether a file has changed.
+#[derive(Clone, PartialEq, Eq)]
+struct Stat {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    owner: u32,
+    mode: u32,
+    /// So long unchanged when it was looked at that any change since would show.
+    settled: bool,
+}
+
+impl Stat {
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::symlink_metadata(path).ok()?;
+        let changed = (file.ctime(), file.ctime_nsec());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let since = Duration::new(changed.0.try_into().ok()?, changed.1.try_into().ok()?);
+        Some(Self {
+            inode: file.ino(),
+            size: file.len(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed,
+            owner: file.uid(),
+            mode: file.mode(),
+            settled: now.checked_sub(since).is_some_and(|age| age > TICK),
+        })
+    }
+
+    /// Is the file as it was at this look?
+    fn is_still(&self, now: &Self) -> bool {
+        self.settled && Self { settled: true, ..now.clone() } == *self
+    }
+}
 
 /// What a look at the directory gave.
 pub struct Loaded {
@@ -95,7 +140,9 @@ impl PolicyDirectory {
             let path = last_good_directory.join(&name);
             let text = read_trusted(&path)?;
             match parse(&directory.join(&name).to_string_lossy(), &text) {
-                Ok(policies) => drop(last_good.insert(name, policies)),
+                Ok(policies) => {
+                    last_good.insert(name, policies.into_iter().map(Arc::new).collect());
+                }
                 Err(errors) => {
                     for error in errors {
                         tracing::error!(%error, "a policy that an earlier version kept is not valid any more");
@@ -103,7 +150,14 @@ impl PolicyDirectory {
                 }
             }
         }
-        Ok(Self { directory: directory.to_owned(), last_good_directory, last_good, seen: None })
+        Ok(Self {
+            directory: directory.to_owned(),
+            last_good_directory,
+            last_good,
+            seen: None,
+            read: Fingerprint::new(),
+            kept: None,
+        })
     }
 
     /// The directory.
@@ -111,24 +165,42 @@ impl PolicyDirectory {
         &self.directory
     }
 
+    /// Is a file gone that was there at the last look? Whoever replaces a file by removing it first is about to make it.
+    pub fn lacks_a_file(&self) -> bool {
+        self.seen.iter().flat_map(BTreeMap::keys).any(|name| !self.directory.join(name).exists())
+    }
+
     /// Reads the directory again if anything in it is not as it was.
     pub fn load_if_changed(&mut self) -> Option<Loaded> {
-        if self.seen.is_some() && self.seen == self.fingerprint() { None } else { Some(self.load()) }
+        let now = self.fingerprint();
+        let is_as_before = match (&self.seen, &now) {
+            (Some(seen), Some(now)) => {
+                seen.len() == now.len()
+                    && seen.iter().zip(now).all(|(before, now)| before.0 == now.0 && before.1.is_still(now.1))
+            }
+            _ => false,
+        };
+        if is_as_before { None } else { Some(self.load_as(now)) }
     }
 
     fn fingerprint(&self) -> Option<Fingerprint> {
         let of_file = |name: String| {
-            let file = fs::symlink_metadata(self.directory.join(&name)).ok()?;
-            let (modified, changed) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
-            Some((name, file.ino(), file.len(), modified, changed, file.uid(), file.mode()))
+            let stat = Stat::of(&self.directory.join(&name))?;
+            Some((name, stat))
         };
         names(&self.directory).ok()?.into_iter().map(of_file).collect()
     }
 
     /// Reads the directory again.
     pub fn load(&mut self) -> Loaded {
-        // Before reading: what changes meanwhile differs from it, and is read again.
-        self.seen = self.fingerprint();
+        let now = self.fingerprint();
+        self.load_as(now)
+    }
+
+    /// Reads the files that are not as they were. `now` was taken before: what changes meanwhile differs from it, and is
+    /// read again.
+    fn load_as(&mut self, now: Option<Fingerprint>) -> Loaded {
+        self.seen = now;
         let mut errors = Vec::new();
         let names = match names(&self.directory) {
             Ok(names) => names,
@@ -136,29 +208,39 @@ impl PolicyDirectory {
         };
         let mut next = BTreeMap::new();
         let mut texts = BTreeMap::new();
+        let mut read = Fingerprint::new();
         for name in &names {
-            match self.read(name) {
-                Ok((policies, text)) => {
-                    next.insert(name.clone(), policies);
-                    texts.insert(name.clone(), text);
-                }
-                Err(found) => {
-                    errors.extend(found);
-                    if let Some(policies) = self.last_good.get(name) {
-                        next.insert(name.clone(), policies.clone());
+            let stat = self.seen.as_ref().and_then(|seen| seen.get(name));
+            let before = self.last_good.get(name);
+            let unchanged = stat.zip(self.read.get(name)).is_some_and(|(now, read)| read.is_still(now));
+            let good = match before.filter(|_| unchanged) {
+                Some(before) => Some(before.clone()),
+                None => match self.read(name) {
+                    Ok((policies, text)) => {
+                        texts.insert(name.clone(), text);
+                        Some(share(policies, before.map_or(&[], Vec::as_slice)))
                     }
-                }
+                    Err(found) => {
+                        errors.extend(found);
+                        next.extend(before.map(|before| (name.clone(), before.clone())));
+                        None
+                    }
+                },
+            };
+            if let Some(policies) = good {
+                read.extend(stat.map(|stat| (name.clone(), stat.clone())));
+                next.insert(name.clone(), policies);
             }
         }
-        let policies = match PolicySet::new(next.values().flatten().cloned().collect()) {
+        let policies = match PolicySet::from_shared(next.values().flatten().cloned().collect()) {
             Ok(policies) => policies,
             Err(found) => {
                 errors.extend(found.into_iter().map(|error| PolicyFileError::Set(Box::new(error))));
                 return Loaded { policies: self.before(), errors };
             }
         };
-        self.last_good = next;
-        if let Err(error) = self.keep(&names, &texts) {
+        (self.last_good, self.read) = (next, read);
+        if let Err(error) = self.keep(names, &texts) {
             errors.push(error.into());
         }
         Loaded { policies: Some(policies), errors }
@@ -167,7 +249,7 @@ impl PolicyDirectory {
     /// What the files said when they last went together; nothing, if that is not known.
     fn before(&self) -> Option<PolicySet> {
         let before: Vec<_> = self.last_good.values().flatten().cloned().collect();
-        if before.is_empty() { None } else { PolicySet::new(before).ok() }
+        if before.is_empty() { None } else { PolicySet::from_shared(before).ok() }
     }
 
     fn read(&self, name: &str) -> Result<(Vec<Policy>, String), Vec<PolicyFileError>> {
@@ -181,7 +263,7 @@ impl PolicyDirectory {
         }
     }
 
-    fn keep(&self, names: &BTreeSet<String>, texts: &BTreeMap<String, String>) -> Result<(), StoreError> {
+    fn keep(&mut self, names: BTreeSet<String>, texts: &BTreeMap<String, String>) -> Result<(), StoreError> {
         for (name, text) in texts {
             let path = self.last_good_directory.join(name);
             if fs::read(&path).is_ok_and(|kept| kept == text.as_bytes()) {
@@ -189,14 +271,30 @@ impl PolicyDirectory {
             }
             store::replace(&path, text.as_bytes())?;
         }
+        if self.kept.as_ref() == Some(&names) {
+            return Ok(());
+        }
         let kept = fs::read_dir(&self.last_good_directory).into_iter().flatten().flatten();
         for path in kept.map(|entry| entry.path()) {
             if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| names.contains(name)) {
                 store::remove(&path)?;
             }
         }
+        self.kept = Some(names);
         Ok(())
     }
+}
+
+/// Policies of a file, those that are as they were before in their old places in memory: what is at the same place needs not
+/// be compiled again.
+fn share(policies: Vec<Policy>, before: &[Arc<Policy>]) -> Vec<Arc<Policy>> {
+    let before: HashMap<usize, &Arc<Policy>> =
+        before.iter().map(|policy| (policy.source.document, policy)).collect();
+    let old = |policy: &Policy| before.get(&policy.source.document).filter(|old| ****old == *policy);
+    policies
+        .into_iter()
+        .map(|policy| old(&policy).map_or_else(|| Arc::new(policy), |old| Arc::clone(old)))
+        .collect()
 }
 
 /// Does a file of this name count? Hidden files do not: editors and `kubectl cp` make them for a moment.

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::policies::{Loaded, PolicyDirectory, is_policy_file};
 
-/// A change is waited after for this long, so that one edit in several steps is one change.
+/// An edit is put in force at once, and the next no sooner than this: many edits are few changes. A file that is gone is
+/// given this long to come back, for some write a file anew by removing it first.
 const SETTLE: Duration = Duration::from_millis(10);
 /// The directory is looked at this often without any notice: a watch dies with its directory, and notices can be lost.
 const LOOK: Duration = Duration::from_secs(10);
@@ -45,7 +46,9 @@ pub(super) async fn run(mut directory: PolicyDirectory, shared: Arc<Shared>) -> 
         }
         tokio::select! {
             _ = changed.recv() => {
-                tokio::time::sleep(SETTLE).await;
+                if directory.lacks_a_file() {
+                    tokio::time::sleep(SETTLE).await;
+                }
                 while changed.try_recv().is_ok() {}
             }
             () = tokio::time::sleep(LOOK) => {
@@ -55,6 +58,7 @@ pub(super) async fn run(mut directory: PolicyDirectory, shared: Arc<Shared>) -> 
         }
         if let Some(loaded) = directory.load_if_changed() {
             apply(&shared, loaded);
+            tokio::time::sleep(SETTLE).await;
         }
     }
 }

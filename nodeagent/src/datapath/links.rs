@@ -20,9 +20,10 @@ use super::{Datapath, DatapathError, map_error};
 /// The classifiers by their names in the object and in the pins' names. What is heard is noted before it is relied on.
 const GUARDS: [(&str, AttachType); 2] = [("heard", AttachType::TcxEgress), ("wire", AttachType::TcxIngress)];
 
-/// The place of a guard among the filters of an interface, by which it is found again.
+/// The place of a guard among the filters of an interface, by which it is found again. The handle is nobody else's: others
+/// take small ones.
 const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+const HANDLE: TcHandle = TcHandle::new(0, 0x736c);
 
 /// Puts a program behind its pinned link: exchanges it where the link is already at `wanted`, makes the link where there
 /// is none.
@@ -85,21 +86,26 @@ impl Datapath {
     /// Watches the host's end of a pod's link for what the cgroup hooks do not see.
     pub fn guard(&mut self, interface: u32, cgroup: u64) -> Result<(), DatapathError> {
         self.links.insert(interface, cgroup, 0).map_err(map_error("LINKS"))?;
+        let device = if_indextoname(interface).map_err(|error| DatapathError::Link {
+            action: "find the interface of",
+            name: GUARDS[0].0,
+            source: error.into(),
+        })?;
+        let device = device.to_string_lossy();
+        // A queueing discipline that is there already is as good as ours.
+        let _ = qdisc_add_clsact(&device);
         for (name, at) in GUARDS {
             let pin = self.place.links().join(format!("{name}-{interface}"));
             let program = classifier(&mut self.object, name)?;
+            // A filter, not a link. A link waits for every CPU (tcx_entry_sync: 8 to 20 ms) with the lock of the network's
+            // configuration held, once for each direction, when it is made and again when the interface goes. Filters go
+            // with the interface, and are found again by their place. A kernel without them has links (6.6).
+            if !pin.exists() && attach_by_netlink(program, at, &device).is_ok() {
+                continue;
+            }
             let refused = |source| DatapathError::Program { name, source: Box::new(source) };
             let fd = program.fd().map_err(refused)?.as_fd();
-            match put(fd, name, at, Target::Interface(interface), interface.into(), &pin) {
-                // Before 6.6 an interface takes classifiers by netlink only. They go with the interface, and are found
-                // again by their place.
-                Err(DatapathError::Link { action: "create", source, .. })
-                    if source.raw_os_error() == Some(libc::EINVAL) =>
-                {
-                    attach_by_netlink(program, at, interface).map_err(refused)?;
-                }
-                done => done?,
-            }
+            put(fd, name, at, Target::Interface(interface), interface.into(), &pin)?;
         }
         Ok(())
     }
@@ -155,21 +161,18 @@ impl Datapath {
 fn attach_by_netlink(
     program: &mut SchedClassifier,
     at: AttachType,
-    interface: u32,
+    device: &str,
 ) -> Result<(), ProgramError> {
-    let name = if_indextoname(interface).map_err(|error| ProgramError::IOError(error.into()))?;
-    let name = name.to_string_lossy();
     let side = side(at);
-    // Our filter of before, if there is one, is replaced in one step. Where there is none the kernel says so.
-    let before =
-        SchedClassifierLink::attached(&name, side, PRIORITY, HANDLE, None).map_err(ProgramError::IOError)?;
-    let link = if let Ok(link) = program.attach_to_link(before) {
-        link
-    } else {
-        // A queueing discipline that is there already is as good as ours.
-        let _ = qdisc_add_clsact(&name);
-        let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
-        program.attach_with_options(&name, side, TcAttachOptions::Netlink(options))?
+    let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+    let link = match program.attach_with_options(device, side, TcAttachOptions::Netlink(options)) {
+        Ok(link) => link,
+        Err(error) => {
+            // Our filter of before, if that is why, is replaced in one step.
+            let before = SchedClassifierLink::attached(device, side, PRIORITY, HANDLE, None)
+                .map_err(ProgramError::IOError)?;
+            program.attach_to_link(before).map_err(|_| error)?
+        }
     };
     // The filter stays with the interface, whatever becomes of this agent.
     std::mem::forget(program.take_link(link)?);

@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,8 +62,8 @@ struct Endpoint {
     level: u32,
     policy: u32,
     leaving: bool,
-    /// The policies that select it.
-    selection: Selection,
+    /// The policies that select it; endpoints with the same share it.
+    selection: Arc<Selection>,
 }
 
 struct Installed {
@@ -153,7 +154,7 @@ impl Node {
             let (policy, level) =
                 (self.datapath.slot(record.slot).policy(), self.hierarchy.level(&record.path));
             let leaving = record.attachments.is_empty() || !Self::is_alive(&record);
-            let endpoint = Endpoint { level, policy, leaving, record, selection: Selection::default() };
+            let endpoint = Endpoint { level, policy, leaving, record, selection: Arc::default() };
             self.endpoints.insert(endpoint.record.cgroup, endpoint);
         }
         for cgroup in known.into_keys().filter(|cgroup| !self.endpoints.contains_key(cgroup)) {
@@ -285,10 +286,15 @@ impl Node {
         if !self.attached {
             return Err(NodeError::NotAttached);
         }
-        let selection = select(policies, &pod_info(&record), None);
+        let pod = pod_info(&record);
+        let selection = self.targets.share(select(policies, &pod, None));
         self.store.put(&record)?;
         self.endpoints.insert(cgroup, Endpoint { record, level, policy, leaving: false, selection });
-        self.world_changed();
+        // Also what it was before, if its sandbox is made again.
+        let was = previous.as_ref().map(|endpoint| pod_info(&endpoint.record));
+        for pod in was.iter().chain([&pod]) {
+            self.world_changed(pod);
+        }
         let done = self.govern(cgroup);
         match (&done, previous) {
             (Ok(()), _) => drop(self.orphans.remove(&cgroup)),
@@ -298,6 +304,9 @@ impl Node {
                 self.endpoints.insert(cgroup, previous);
             }
             (Err(_), None) => self.forget(cgroup)?,
+        }
+        if done.is_err() {
+            self.world_changed(&pod);
         }
         done
     }
@@ -378,7 +387,7 @@ impl Node {
         if !leaving {
             self.place(&record)?;
         }
-        self.world_changed();
+        self.world_changed(&pod_info(&record));
         if self.policies.is_some() { self.reconcile() } else { Ok(()) }
     }
 
@@ -414,7 +423,7 @@ impl Node {
 
     /// Every endpoint, with what governs it.
     pub fn endpoints(&self) -> impl Iterator<Item = (&Record, bool, &Selection)> {
-        self.endpoints.values().map(|endpoint| (&endpoint.record, endpoint.leaving, &endpoint.selection))
+        self.endpoints.values().map(|endpoint| (&endpoint.record, endpoint.leaving, &*endpoint.selection))
     }
 
     /// The cgroups of endpoints that only the kernel knows.
@@ -444,7 +453,7 @@ impl Node {
 
     /// Is a cgroup path that of a governed pod, or below one?
     pub fn is_inside_pod(&self, path: &Path) -> bool {
-        self.endpoints.values().any(|endpoint| path.starts_with(&endpoint.record.path))
+        self.endpoints.values().any(|endpoint| lies_in(path, &endpoint.record.path))
     }
 
     fn check(&self, id: u64, path: &Path) -> Result<u32, Invalid> {
@@ -464,8 +473,9 @@ impl Node {
             return Err(Invalid::TooDeep { path: path.to_owned(), level });
         }
         let others = self.endpoints.values().filter(|endpoint| endpoint.record.cgroup != id);
-        for other in others.filter(|endpoint| Self::is_alive(&endpoint.record)) {
-            if path.starts_with(&other.record.path) || other.record.path.starts_with(path) {
+        for other in others {
+            let is_nested = lies_in(path, &other.record.path) || lies_in(&other.record.path, path);
+            if is_nested && Self::is_alive(&other.record) {
                 let (other, pod) = (other.record.path.clone(), pod_name(&other.record.pod));
                 return Err(Invalid::Nested { path: path.to_owned(), other, pod });
             }
@@ -480,14 +490,20 @@ impl Node {
     fn forget(&mut self, cgroup: u64) -> Result<(), NodeError> {
         self.datapath.remove_endpoint(cgroup)?;
         self.datapath.unguard(cgroup)?;
-        self.endpoints.remove(&cgroup);
+        // One that leaves is out of the world already.
+        if let Some(gone) = self.endpoints.remove(&cgroup).filter(|gone| !gone.leaving) {
+            self.world_changed(&pod_info(&gone.record));
+        }
         self.orphans.remove(&cgroup);
         Ok(self.store.remove(cgroup)?)
     }
 
     fn free_slot(&self) -> Result<u32, NodeError> {
-        let mut taken: BTreeSet<u32> = self.datapath.endpoints()?.into_iter().map(|(_, slot)| slot).collect();
-        taken.extend(self.endpoints.values().map(|endpoint| endpoint.record.slot));
+        let mut taken: BTreeSet<u32> = self.endpoints.values().map(|endpoint| endpoint.record.slot).collect();
+        // Only the orphans are in the kernel alone.
+        if !self.orphans.is_empty() {
+            taken.extend(self.datapath.endpoints()?.into_iter().map(|(_, slot)| slot));
+        }
         (0..MAX_ENDPOINTS).find(|slot| !taken.contains(slot)).ok_or(NodeError::Full)
     }
 
@@ -500,6 +516,11 @@ impl Node {
         let present = self.endpoints.values().filter(|endpoint| !endpoint.leaving);
         World { pods: present.map(|endpoint| pod_info(&endpoint.record)).collect(), ..World::default() }
     }
+}
+
+/// Is `path` that directory, or below it? Bytes tell most apart, far faster than names do.
+fn lies_in(path: &Path, directory: &Path) -> bool {
+    path.as_os_str().as_bytes().starts_with(directory.as_os_str().as_bytes()) && path.starts_with(directory)
 }
 
 /// Is there a cgroup of this id at this path?

@@ -6,29 +6,76 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sluice_abi::{MAX_CGROUP_LEVEL, NO_POLICY};
-use sluice_policy::{Compiled, PolicySet, Posture, RuleRef, Selection, World, compile_within, select};
+use sluice_policy::{
+    Compiled, PodInfo, PolicySet, Posture, RuleRef, Selection, World, compile_within, select,
+};
 
 use super::{Endpoint, GRACE, Installed, MAX_ENTRIES, NAMES_KEPT, Node, NodeError, Retired};
 use super::{addresses, pod_info, pod_name};
 use crate::agent::cutter::Cut;
+use crate::agent::memory;
 use crate::agent::store::Record;
 
-/// The compiled policy of each selection, for as long as neither policies nor what they name change.
+/// Every selection once, and its compiled policy for as long as what its policies name does not change.
 ///
-/// A selection is known by the places of its policies in memory: they live as long as the set that is in force.
-pub(super) type Targets = HashMap<Vec<usize>, u32>;
+/// A selection is found by the places of its policies in memory, which it keeps alive.
+#[derive(Default)]
+pub(super) struct Targets {
+    selections: HashMap<Vec<usize>, Arc<Selection>>,
+    /// By the place of the selection.
+    policies: HashMap<usize, u32>,
+}
 
-fn place(selection: &Selection) -> Vec<usize> {
-    selection.tiers().into_iter().flatten().map(|policy| Arc::as_ptr(policy).addr()).collect()
+impl Targets {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The one copy of a selection.
+    pub(super) fn share(&mut self, selection: Selection) -> Arc<Selection> {
+        let places = selection.tiers().into_iter().flatten().map(|policy| Arc::as_ptr(policy).addr());
+        let shared = self.selections.entry(places.collect()).or_insert_with(|| Arc::new(selection));
+        Arc::clone(shared)
+    }
+
+    /// Forgets what was compiled for the selections that name a pod.
+    fn pod_changed(&mut self, pod: &PodInfo) {
+        for selection in self.selections.values().filter(|selection| selection.names(pod, None)) {
+            self.policies.remove(&place(selection));
+        }
+    }
+
+    /// Forgets the selections that no endpoint has.
+    fn drop_unused(&mut self) {
+        let Self { selections, policies } = self;
+        selections.retain(|_, selection| {
+            let is_used = Arc::strong_count(selection) > 1;
+            if !is_used {
+                policies.remove(&place(selection));
+            }
+            is_used
+        });
+    }
+}
+
+fn place(selection: &Arc<Selection>) -> usize {
+    Arc::as_ptr(selection).addr()
 }
 
 impl Node {
     /// Puts a set of policies in force on every endpoint. An endpoint whose policies cannot be compiled keeps those it
     /// has; the first such error is returned.
     pub fn apply(&mut self, policies: PolicySet) -> Result<(), NodeError> {
-        self.targets.clear();
+        let change = self.policies.as_ref().map(|before| policies.change_from(before));
         for endpoint in self.endpoints.values_mut() {
-            endpoint.selection = select(&policies, &pod_info(&endpoint.record), None);
+            let pod = pod_info(&endpoint.record);
+            let selection = match &change {
+                Some(change) => endpoint.selection.revised(change, &pod, None),
+                None => Some(select(&policies, &pod, None)),
+            };
+            if let Some(selection) = selection {
+                endpoint.selection = self.targets.share(selection);
+            }
         }
         self.policies = Some(policies);
         let reconciled = self.reconcile();
@@ -36,12 +83,9 @@ impl Node {
         reconciled.and(attached)
     }
 
-    /// Forgets what was compiled for selections that name pods: the pods have changed.
-    pub(super) fn world_changed(&mut self) {
-        let dependent = self.endpoints.values().map(|endpoint| &endpoint.selection);
-        let dependent: BTreeSet<Vec<usize>> =
-            dependent.filter(|selection| selection.names_peers()).map(place).collect();
-        self.targets.retain(|place, _| !dependent.contains(place));
+    /// A pod is there, is gone, or is not what it was: forgets what was compiled for selections that name it.
+    pub(super) fn world_changed(&mut self, pod: &PodInfo) {
+        self.targets.pod_changed(pod);
     }
 
     /// Brings the kernel to what the policies say: first every compiled policy is written, then each endpoint flipped.
@@ -49,17 +93,22 @@ impl Node {
         if self.policies.is_none() {
             return Err(NodeError::NoPolicies);
         }
-        let world = self.world();
+        let mut world = None;
         let mut result = Ok(());
         let mut flips = Vec::new();
-        let selections: Vec<_> =
-            self.endpoints.iter().map(|(cgroup, e)| (*cgroup, e.selection.clone())).collect();
-        for (cgroup, selection) in selections {
-            match self.target(&selection, &world) {
-                Ok(policy) => flips.push((cgroup, policy)),
+        let mut groups: HashMap<usize, (Arc<Selection>, Vec<u64>)> = HashMap::new();
+        for (cgroup, endpoint) in &self.endpoints {
+            let group = groups.entry(place(&endpoint.selection));
+            group.or_insert_with(|| (Arc::clone(&endpoint.selection), Vec::new())).1.push(*cgroup);
+        }
+        for (selection, cgroups) in groups.into_values() {
+            match self.target(&selection, &mut world) {
+                Ok(policy) => flips.extend(cgroups.into_iter().map(|cgroup| (cgroup, policy))),
                 Err(error) => {
-                    let pod = self.record(cgroup).map(|record| pod_name(&record.pod)).unwrap_or_default();
-                    tracing::error!(pod, %error, "its policies cannot be put in force; it keeps those it has");
+                    for record in cgroups.into_iter().filter_map(|cgroup| self.record(cgroup)) {
+                        let pod = pod_name(&record.pod);
+                        tracing::error!(pod, %error, "its policies cannot be put in force; it keeps those it has");
+                    }
                     result = result.and(Err(error));
                 }
             }
@@ -74,14 +123,14 @@ impl Node {
         for policy in unused {
             self.retire(policy);
         }
+        self.targets.drop_unused();
         result
     }
 
     /// As [`Self::reconcile`], failing only if it failed for this endpoint.
     pub(super) fn reconcile_for(&mut self, cgroup: u64) -> Result<(), NodeError> {
-        let world = self.world();
-        if let Some(selection) = self.endpoints.get(&cgroup).map(|endpoint| endpoint.selection.clone()) {
-            self.target(&selection, &world)?;
+        if let Some(selection) = self.endpoints.get(&cgroup).map(|endpoint| Arc::clone(&endpoint.selection)) {
+            self.target(&selection, &mut None)?;
         }
         // What else is wrong has been told, and is not this endpoint's fault.
         let _ = self.reconcile();
@@ -111,21 +160,24 @@ impl Node {
         }
     }
 
-    /// The compiled policy of a selection, written if it is not in the maps yet.
-    fn target(&mut self, selection: &Selection, world: &World) -> Result<u32, NodeError> {
+    /// The compiled policy of a selection, written if it is not in the maps yet. The world is looked up for the first that
+    /// names anything of it.
+    fn target(&mut self, selection: &Arc<Selection>, world: &mut Option<World>) -> Result<u32, NodeError> {
         if selection.is_empty() || self.posture == Posture::Observe {
             return Ok(NO_POLICY);
         }
-        let place = place(selection);
-        if let Some(policy) = self.targets.get(&place) {
+        if let Some(policy) = self.targets.policies.get(&place(selection)) {
             return Ok(*policy);
         }
+        let nothing = World::default();
+        let world =
+            if selection.names_peers() { world.get_or_insert_with(|| self.world()) } else { &nothing };
         let compiled = compile_within(selection, world, self.posture, MAX_ENTRIES)?;
         let policy = match self.by_content.get(&compiled) {
             Some(policy) => *policy,
             None => self.install(compiled)?,
         };
-        self.targets.insert(place, policy);
+        self.targets.policies.insert(place(selection), policy);
         Ok(policy)
     }
 
@@ -145,7 +197,7 @@ impl Node {
     }
 
     fn retire(&mut self, policy: u32) {
-        self.targets.retain(|_, target| *target != policy);
+        self.targets.policies.retain(|_, target| *target != policy);
         if let Some(installed) = self.installed.remove(&policy) {
             self.by_content.remove(&installed.compiled);
             self.retired.push(Retired { since: Instant::now(), ruleset: Some(installed.ruleset), policy });
@@ -155,14 +207,19 @@ impl Node {
     /// Removes what is past its grace: retired policies, the names of their rules, and pods whose cgroup is gone.
     pub fn sweep(&mut self) -> Result<(), NodeError> {
         let mut result = Ok(());
+        let mut has_freed = false;
         for mut retired in std::mem::take(&mut self.retired) {
             let age = retired.since.elapsed();
             if age >= GRACE
                 && let Some(ruleset) = retired.ruleset.take()
-                && let Err(error) = self.datapath.retire(&ruleset)
             {
-                retired.ruleset = Some(ruleset);
-                result = result.and(Err(error.into()));
+                match self.datapath.retire(&ruleset) {
+                    Ok(()) => has_freed = true,
+                    Err(error) => {
+                        retired.ruleset = Some(ruleset);
+                        result = result.and(Err(error.into()));
+                    }
+                }
             }
             if age < NAMES_KEPT || retired.ruleset.is_some() {
                 self.retired.push(retired);
@@ -181,6 +238,9 @@ impl Node {
         let gone = self.orphans.iter().filter(|(cgroup, path)| !super::is_cgroup(path, **cgroup));
         for cgroup in gone.map(|(cgroup, _)| *cgroup).collect::<Vec<u64>>() {
             result = result.and(self.forget(cgroup));
+        }
+        if has_freed {
+            memory::give_back();
         }
         result
     }

@@ -130,3 +130,49 @@ fn hidden_files_and_other_names_do_not_count() {
     assert!(is_policy_file(Path::new("/p/a.yaml")) && is_policy_file(Path::new("/p/a.json")));
     assert!(!is_policy_file(Path::new("/p/.a.yaml")) && !is_policy_file(Path::new("/p/a.yaml~")));
 }
+
+/// The policies of a look, in the order of their files.
+fn policies(loaded: &Loaded) -> Vec<Arc<Policy>> {
+    loaded.policies.as_ref().map(|set| set.policies().to_vec()).expect("policies")
+}
+
+#[test]
+fn an_edit_makes_only_its_own_policies_anew() {
+    let fixture = Fixture::new();
+    let second = GOOD.replace("name: web", "name: api");
+    fixture.write("a.yaml", GOOD);
+    fixture.write("b.yaml", &format!("{second}---\n{}", GOOD.replace("name: web", "name: db")));
+    let mut directory = fixture.open();
+    let before = policies(&directory.load());
+    fixture.write("b.yaml", &format!("{second}---\n{}", GOOD.replace("name: web", "name: cache")));
+    let after = policies(&directory.load_if_changed().expect("a change"));
+    let same: Vec<bool> = before.iter().zip(&after).map(|(old, new)| Arc::ptr_eq(old, new)).collect();
+    assert_eq!(same, [true, true, false]);
+    assert_eq!(after[2].name, "cache");
+}
+
+#[test]
+fn a_second_edit_in_the_same_moment_is_seen() {
+    let fixture = Fixture::new();
+    let mut directory = fixture.open();
+    // As long as the other, in the same file: only its times tell, and they may not.
+    for name in ["one", "two"].into_iter().cycle().take(20) {
+        fixture.write("a.yaml", &GOOD.replace("name: web", &format!("name: {name}")));
+        let loaded = directory.load_if_changed().expect("a change");
+        assert_eq!(policies(&loaded)[0].name, name);
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_is_missed() {
+    let fixture = Fixture::new();
+    let mut directory = fixture.open();
+    assert!(!directory.lacks_a_file());
+    fixture.write("a.yaml", GOOD);
+    directory.load();
+    assert!(!directory.lacks_a_file());
+    fs::remove_file(fixture.file("a.yaml")).expect("removed");
+    assert!(directory.lacks_a_file());
+    directory.load();
+    assert!(!directory.lacks_a_file());
+}
