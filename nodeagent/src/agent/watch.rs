@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::policies::{Loaded, PolicyDirectory, is_policy_file};
+use super::readiness::Task;
 
 /// A change is waited after for this long, so that one edit in several steps is one change.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -68,7 +69,10 @@ pub(super) fn apply(shared: &Shared, loaded: Loaded) {
     if let Some(policies) = loaded.policies {
         let count = policies.policies().len();
         match shared.node().apply(policies) {
-            Ok(()) => tracing::info!(policies = count, "policies in force"),
+            Ok(()) => {
+                tracing::info!(policies = count, "policies in force");
+                shared.readiness.done(Task::Policies);
+            }
             Err(error) => {
                 tracing::error!(%error, "the kernel did not take the policies; the last good ones stay in force");
                 errors.push(error.to_string());
