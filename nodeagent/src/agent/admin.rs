@@ -224,7 +224,7 @@ pub struct Answers(BufReader<UnixStream>);
 
 impl Answers {
     /// The next message; waits for it.
-    pub fn next(&mut self) -> Result<Answer, AskError> {
+    pub fn wait(&mut self) -> Result<Answer, AskError> {
         match frame::read(&mut self.0)? {
             Answer::Refused(refusal) => Err(AskError::Refused(refusal.message)),
             answer => Ok(answer),
@@ -251,12 +251,12 @@ pub fn ask(run_dir: &Path, question: &Question) -> Result<Answers, AskError> {
 /// Asks a running agent what it is and what it governs.
 pub fn ask_status(run_dir: &Path) -> Result<Status, AskError> {
     let mut answers = ask(run_dir, &Question::Status)?;
-    let mut status = match answers.next()? {
+    let mut status = match answers.wait()? {
         Answer::Status(status) => *status,
         _ => return Err(AskError::OutOfOrder),
     };
     loop {
-        match answers.next()? {
+        match answers.wait()? {
             Answer::Pods(pods) => status.pods.extend(pods),
             Answer::End => return Ok(status),
             _ => return Err(AskError::OutOfOrder),

@@ -124,8 +124,8 @@ async fn answer<B>(request: &Request<B>, shared: Arc<Shared>) -> Answer {
         "/readyz" => match shared.readiness.pending().as_slice() {
             [] => text(StatusCode::OK, "ready\n".to_owned()),
             pending => {
-                let lines = pending.iter().map(|task| format!("waiting for: {task}\n")).collect();
-                text(StatusCode::SERVICE_UNAVAILABLE, lines)
+                let tasks: Vec<String> = pending.iter().map(ToString::to_string).collect();
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", tasks.join(", ")))
             }
         },
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),

@@ -346,7 +346,7 @@ impl Metrics {
         self.durations.get_or_create(&[("call", call)]).observe(took.as_secs_f64());
     }
 
-    /// The exposition in OpenMetrics' text format, of this moment.
+    /// The exposition in the text format of `OpenMetrics`, of this moment.
     pub fn exposition(&self, shared: &Shared) -> Result<String, MetricsError> {
         self.look(shared)?;
         Ok(self.text()?)
@@ -380,16 +380,16 @@ impl Metrics {
         self.endpoints.get_or_create(&[("state", "governed")]).set(governed);
         self.endpoints.get_or_create(&[("state", "leaving")]).set(leaving);
         self.unguarded.set(unguarded);
-        self.orphans.set(node.orphans().count() as i64);
+        self.orphans.set(signed(node.orphans().count()));
         let policies = node.policies().map(sluice_policy::PolicySet::policies).unwrap_or_default();
-        self.policies.set(policies.len() as i64);
-        self.rules.set(policies.iter().map(|policy| policy.rules.len()).sum::<usize>() as i64);
+        self.policies.set(signed(policies.len()));
+        self.rules.set(signed(policies.iter().map(|policy| policy.rules.len()).sum::<usize>()));
         for (map, entries) in node.map_entries() {
             self.map_entries.get_or_create(&[("map", map)]).set(signed(entries));
         }
         drop(node);
-        self.policy_errors.set(shared.policy_errors().len() as i64);
-        self.observers.set(shared.hub.observers() as i64);
+        self.policy_errors.set(signed(shared.policy_errors().len()));
+        self.observers.set(signed(shared.hub.observers()));
         self.ready.set(i64::from(shared.readiness.since().is_some()));
         Ok(())
     }
@@ -415,8 +415,8 @@ fn set(counter: &Counter, value: u64) {
     counter.inner().store(value, Ordering::Relaxed);
 }
 
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+fn signed(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

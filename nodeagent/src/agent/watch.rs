@@ -14,6 +14,8 @@ use super::readiness::Task;
 const SETTLE: Duration = Duration::from_millis(10);
 /// The directory is looked at this often without any notice: a watch dies with its directory, and notices can be lost.
 const LOOK: Duration = Duration::from_secs(10);
+/// And this often as long as it could not be read: no pod can start meanwhile.
+const LOOK_FOR_THE_FIRST: Duration = Duration::from_secs(1);
 
 /// Reads the directory again whenever a policy file in it has changed.
 pub(super) async fn run(mut directory: PolicyDirectory, shared: Arc<Shared>) -> anyhow::Result<()> {
@@ -44,12 +46,13 @@ pub(super) async fn run(mut directory: PolicyDirectory, shared: Arc<Shared>) -> 
         if !is_watched {
             is_watched = watcher.watch(directory.path(), RecursiveMode::NonRecursive).is_ok();
         }
+        let look = if shared.node().policies().is_some() { LOOK } else { LOOK_FOR_THE_FIRST };
         tokio::select! {
             _ = changed.recv() => {
                 tokio::time::sleep(SETTLE).await;
                 while changed.try_recv().is_ok() {}
             }
-            () = tokio::time::sleep(LOOK) => {
+            () = tokio::time::sleep(look) => {
                 let _ = watcher.unwatch(directory.path());
                 is_watched = watcher.watch(directory.path(), RecursiveMode::NonRecursive).is_ok();
             }

@@ -67,7 +67,7 @@ pub(crate) struct ObserveArgs {
     /// How they are printed.
     #[arg(long, short, value_enum, default_value_t = Format::Text)]
     output: Format,
-    /// Colours in text: auto is on a terminal only, and not with NO_COLOR set.
+    /// Colours in text: auto is on a terminal only, and not with `NO_COLOR` set.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Colour::Auto)]
     color: Colour,
     /// The agent's run directory.
@@ -141,7 +141,7 @@ fn copy(mut answers: Answers, output: Format, colour: ColorChoice, follow: bool)
     answers.be_patient()?;
     let mut out = AutoStream::new(io::stdout(), colour).lock();
     loop {
-        let written = match answers.next() {
+        let written = match answers.wait() {
             Ok(Answer::Event(line)) => match output {
                 Format::Json => {
                     serde_json::to_string(&line).map_err(Into::into).and_then(|j| writeln!(out, "{j}"))

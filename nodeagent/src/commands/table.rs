@@ -1,5 +1,6 @@
 //! Tables as `kubectl` prints them: columns of text, two blanks between.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 /// Writes a table with a head.
@@ -16,7 +17,8 @@ pub(super) fn write<const N: usize>(
     let mut line = |cells: [&str; N]| {
         let mut text = String::new();
         for (cell, width) in cells.iter().zip(widths) {
-            text.push_str(&format!("{cell:<width$}  "));
+            // Writing to a String does not fail.
+            let _ = write!(text, "{cell:<width$}  ");
         }
         writeln!(out, "{}", text.trim_end())
     };

@@ -142,6 +142,8 @@ async fn pods(run: &mut Run<'_>) -> Result<()> {
     }
     let address = run.vault.ipv4()?.to_string();
     let table = text(&run.sluice(&["pods", "-A"]).await?.stdout);
+    eprintln!("$ sluice pods -A\n{table}");
+    eprintln!("$ sluice status\n{}", text(&run.sluice(&["status"]).await?.stdout));
     let words = ["NAMESPACE", "POLICIES", "AGE", NAMESPACE, "vault", &address, "governed"];
     says(&mut run.report, "pods: the table", &table, &words);
     let none = run.sluice(&["pods", "-n", "elsewhere"]).await?;

@@ -136,9 +136,11 @@ async fn filters(run: &mut Run<'_>) -> Result<()> {
         Ok(all.then_some(()))
     };
     until("the observers' events", is_there).await?;
-    for observer in [&mut denied, &mut other, &mut connects] {
+    for (name, observer) in
+        [("denials", &mut denied), ("another namespace", &mut other), ("connections", &mut connects)]
+    {
         observer.signal(Signal::SIGINT)?;
-        run.report.equal("observe: exit code after Ctrl-C", observer.code().await?, "", 0);
+        run.report.equal(&format!("observe, {name}: exit code after Ctrl-C"), observer.code().await?, "", 0);
     }
     observers(0).await?;
     let ports: Vec<u64> = (0..u64::from(DENIALS)).map(|port| 4000 + port).collect();
@@ -188,6 +190,7 @@ async fn recent(run: &mut Run<'_>) -> Result<()> {
     {
         let all = ["observe", "--last", "1", "--verdict", "deny", "--no-follow"].iter().chain(more);
         let shown = text(&run.sluice(&all.copied().collect::<Vec<_>>()).await?.stdout);
+        eprint!("$ sluice observe, {name}\n{shown}");
         run.report.equal(&format!("colours, {name}"), shown.contains('\u{1b}'), "", coloured);
         let words = [&format!("{NAMESPACE}/vault sluice-probe["), &format!(":{newest}")[..]];
         says(&mut run.report, &format!("text, {name}"), &shown, &words);

@@ -1,4 +1,4 @@
-//! The exposition keeps to the rules of OpenMetrics and of the house, and does not grow.
+//! The exposition keeps to the rules of `OpenMetrics` and of the house, and does not grow.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -43,13 +43,16 @@ fn line(number: u32) -> Line {
     }
 }
 
+const README: &str = include_str!("../../../../README.md");
+
 /// The samples: name and labels as they stand there, and value.
-fn samples(text: &str) -> BTreeMap<String, f64> {
+fn samples(text: &str) -> BTreeMap<String, String> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
         .map(|line| {
             let (series, value) = line.rsplit_once(' ').expect("a value");
-            (series.to_owned(), value.parse().expect("a number"))
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            (series.to_owned(), value.to_owned())
         })
         .collect()
 }
@@ -96,6 +99,27 @@ fn the_exposition_keeps_to_the_rules() {
 }
 
 #[test]
+fn the_readme_names_every_metric_and_no_other() {
+    let text = metrics().text().expect("text");
+    let ours: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let told: BTreeSet<String> = README
+        .split('`')
+        .filter(|code| code.starts_with("sluice_"))
+        .map(|code| code.chars().take_while(|c| is_of_name(*c)).collect())
+        .collect();
+    assert_eq!(told, ours);
+}
+
+#[test]
 fn what_can_happen_is_there_before_it_happens() {
     let before = samples(&metrics().text().expect("text"));
     for series in [
@@ -113,9 +137,9 @@ fn what_can_happen_is_there_before_it_happens() {
         "sluice_endpoints{state=\"leaving\"}",
         "sluice_ready",
     ] {
-        assert_eq!(before.get(series), Some(&0.0), "{series}: {before:?}");
+        assert_eq!(before.get(series).map(String::as_str), Some("0"), "{series}: {before:?}");
     }
-    assert_eq!(before["sluice_map_capacity{map=\"endpoints\"}"], 4096.0);
+    assert_eq!(before["sluice_map_capacity{map=\"endpoints\"}"], "4096");
 }
 
 #[test]
@@ -135,12 +159,12 @@ fn ten_thousand_pods_make_no_series() {
     for word in ["namespace-", "pod-", "policy-", "command-", "0.0.39"] {
         assert!(!text.contains(word), "{word}");
     }
-    assert_eq!(after["sluice_events_total{kind=\"deny\",verdict=\"deny\"}"], 10_000.0);
-    assert_eq!(after["sluice_denied_packets_total{hook=\"connect\",protocol=\"tcp\"}"], 15_000.0);
-    assert_eq!(after["sluice_denied_packets_total{hook=\"connect\",protocol=\"other\"}"], 15_000.0);
-    assert_eq!(after["sluice_events_filtered_total{kind=\"deny\",reason=\"observer\"}"], 30_000.0);
-    assert_eq!(after["sluice_events_lost_total{at=\"observer\"}"], 10_000.0);
-    assert_eq!(after["sluice_events_attributed_total{result=\"hit\"}"], 10_000.0);
-    assert_eq!(after["sluice_cni_requests_total{call=\"del\",result=\"invalid\"}"], 10_000.0);
-    assert_eq!(after["sluice_cni_request_duration_seconds_count{call=\"del\"}"], 10_000.0);
+    assert_eq!(after["sluice_events_total{kind=\"deny\",verdict=\"deny\"}"], "10000");
+    assert_eq!(after["sluice_denied_packets_total{hook=\"connect\",protocol=\"tcp\"}"], "15000");
+    assert_eq!(after["sluice_denied_packets_total{hook=\"connect\",protocol=\"other\"}"], "15000");
+    assert_eq!(after["sluice_events_filtered_total{kind=\"deny\",reason=\"observer\"}"], "30000");
+    assert_eq!(after["sluice_events_lost_total{at=\"observer\"}"], "10000");
+    assert_eq!(after["sluice_events_attributed_total{result=\"hit\"}"], "10000");
+    assert_eq!(after["sluice_cni_requests_total{call=\"del\",result=\"invalid\"}"], "10000");
+    assert_eq!(after["sluice_cni_request_duration_seconds_count{call=\"del\"}"], "10000");
 }
