@@ -9,7 +9,8 @@ use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
 use sluice_conformance::suite::{
-    broken_input, cni, demo, edits, escape, first_packet, inbound, meaning, smoke, soak, unregistered,
+    broken_input, cni, demo, edits, escape, first_packet, inbound, meaning, operate, smoke, soak,
+    unregistered,
 };
 
 /// Black-box suites of Sluice.
@@ -48,6 +49,8 @@ enum Suite {
     },
     /// A pod that may send nothing answers whoever asks it, and sends nothing of its own.
     Inbound,
+    /// What an operator sees of the agent, and how it starts and stops.
+    Operate,
     /// Bad input of every kind gives a clear error and changes nothing.
     BrokenInput,
     /// The CNI plugin, clause by clause of the specification, and accident by accident of others.
@@ -132,6 +135,7 @@ fn run(command: &Command) -> Result<bool> {
             let report = match &command.suite {
                 Suite::Smoke => smoke::run(place, seed).await?,
                 Suite::Inbound => inbound::run(place, seed).await?,
+                Suite::Operate => operate::run(place, seed).await?,
                 Suite::BrokenInput => broken_input::run(place, seed).await?,
                 Suite::Unregistered => unregistered::run(place, seed).await?,
                 Suite::Cni => cni::run(place, seed).await?,
