@@ -103,7 +103,7 @@ pub struct Metrics {
     map_capacity: Gauges<1>,
     observers: Gauge,
     ready: Gauge,
-    /// The label of decisions: the kernel counts them under one posture at a time.
+    /// A label of decisions. The kernel counts on when an agent with another posture comes: it is the posture of now.
     posture: &'static str,
 }
 
@@ -185,7 +185,7 @@ impl Metrics {
 
         registry.register(
             "decisions",
-            "Verdicts that the kernel counted: flows allowed, packets and calls denied, replies",
+            "Verdicts that the kernel counted since its programs were first loaded, under the posture of now: flows allowed, packets and calls denied, replies",
             self.decisions.clone(),
         );
         registry.register(

@@ -1,6 +1,6 @@
 //! `sluice observe`.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -110,12 +110,9 @@ pub(crate) fn run(args: ObserveArgs) -> anyhow::Result<ExitCode> {
         Err(error) => return super::no_answer(error),
     };
     let colour = match args.color {
-        Colour::Auto if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) => {
-            ColorChoice::Never
-        }
-        Colour::Auto if io::stdout().is_terminal() => AutoStream::choice(&io::stdout()),
+        Colour::Auto => ColorChoice::Auto,
         Colour::Always => ColorChoice::Always,
-        Colour::Auto | Colour::Never => ColorChoice::Never,
+        Colour::Never => ColorChoice::Never,
     };
     let (output, follow) = (args.output, !args.no_follow);
 

@@ -1,6 +1,7 @@
 //! An agent that cannot read the policies says so, and gets ready as soon as it can.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::Instant;
@@ -10,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::{http, says, sluice, until};
+use super::{http, says, sluice, text, until};
 use crate::report::Report;
 use crate::rig::{Rig, binary};
 
@@ -32,6 +33,11 @@ pub(super) async fn run(rig: &Rig, report: &mut Report) -> Result<()> {
     fs::write(&directories.policies, "no directory")?;
     let log = fs::OpenOptions::new().create(true).append(true).open(&directories.log)?;
     let mut command = directories.command(&binary("sluice")?, &rig.place().cgroup_root);
+    // systemd's end: told when the agent answers, what it waits for, and when it stops.
+    let systemd_path = rig.place().directory.join("notify");
+    let systemd = UnixDatagram::bind(&systemd_path)?;
+    systemd.set_nonblocking(true)?;
+    command.env("NOTIFY_SOCKET", &systemd_path);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
     let mut agent = Unready(child);
 
@@ -63,6 +69,14 @@ pub(super) async fn run(rig: &Rig, report: &mut Report) -> Result<()> {
     let ended = until("the agent's end", async || Ok(agent.0.try_wait()?)).await?;
     report.equal("SIGTERM: exit code", ended.code(), "", 0);
     report.equal("SIGTERM: ended by itself", ended.signal().is_none(), "", true);
+    let mut told = Vec::new();
+    let mut message = [0; 1024];
+    while let Ok(length) = systemd.recv(&mut message) {
+        told.extend(text(&message[..length]).lines().map(str::to_owned));
+    }
+    told.sort();
+    let expected = ["READY=1", "STATUS=ready", "STATUS=waiting for: policies", "STOPPING=1"];
+    report.equal("what systemd was told", told, "", expected.map(str::to_owned).to_vec());
     let status = sluice(rig, &["status"]).await?;
     report.equal("no agent: exit code of status", status.status.code(), "", 3);
     Ok(())
