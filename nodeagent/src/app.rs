@@ -1,14 +1,18 @@
 //! The command line.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use sluice_policy::Posture;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::agent::{self, Format};
+use crate::agent::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, Format};
+use crate::commands::agent::AgentArgs;
+use crate::commands::observe::ObserveArgs;
+use crate::commands::pods::PodsArgs;
 use crate::commands::policy::PolicyCommand;
+use crate::commands::status::StatusArgs;
 use crate::{commands, selftest};
 
 /// Exit code for an error that no other code describes.
@@ -27,6 +31,8 @@ const EXAMPLES: &str = "Examples:
   sluice agent --output json            the same, events as JSON lines
   sluice agent --posture log            judge and tell, but let everything pass
   sluice status                         what is governed, by what, since when
+  sluice pods -n shop                   the governed pods of a namespace
+  sluice observe --verdict deny         follow what is denied
   sluice policy check policies/         errors and warnings of policy files
   sluice policy test --policy web.yaml --flow 'pod=shop/web dst=203.0.113.7 port=443'
   sluice detach                         take everything of Sluice out of the kernel";
@@ -37,11 +43,12 @@ enum Command {
     ///
     /// Stopping it, or killing it, changes nothing: programs and policies stay in the kernel.
     Agent(Box<AgentArgs>),
-    /// Show what the agent governs.
-    ///
-    /// Exit codes: 0 ready, 1 running with errors in the policy directory or with pods that are not known any more, 3 no
-    /// agent answers.
+    /// Show the agent: is it ready, what is wrong, what was lost, what it governs.
     Status(StatusArgs),
+    /// Show the governed pods.
+    Pods(PodsArgs),
+    /// Follow the events of a running agent.
+    Observe(Box<ObserveArgs>),
     /// Take everything of Sluice out of the kernel: no pod is governed after it.
     Detach(DetachArgs),
     /// Check policies and try them out, without a kernel, an agent or root.
@@ -60,44 +67,6 @@ enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Args)]
-struct AgentArgs {
-    /// Attach the programs at this cgroup v2 directory [default: where the hierarchy is mounted].
-    #[arg(long, env = "SLUICE_CGROUP_ROOT", value_name = "DIR")]
-    cgroup_root: Option<PathBuf>,
-    /// Pin programs and maps below this directory of a BPF file system.
-    #[arg(long, env = "SLUICE_BPFFS", value_name = "DIR", default_value = DEFAULT_BPFFS)]
-    bpffs: PathBuf,
-    /// Sockets, and what is forgotten at boot.
-    #[arg(long, env = "SLUICE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
-    run_dir: PathBuf,
-    /// What is kept over a boot: the last good of every policy file.
-    #[arg(long, env = "SLUICE_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
-    /// Policy files: *.yaml, *.yml, *.json. They must be root's and writable by nobody else.
-    #[arg(long, env = "SLUICE_POLICIES", value_name = "DIR", default_value = "/etc/sluice/policies")]
-    policies: PathBuf,
-    /// What is done with a verdict.
-    #[arg(long, env = "SLUICE_POSTURE", value_enum, default_value_t = PostureArg::Enforce)]
-    posture: PostureArg,
-    /// How events are printed on standard output.
-    #[arg(long, short, env = "SLUICE_OUTPUT", value_enum, default_value_t = Format::Text)]
-    output: Format,
-    /// The node's name in events [default: the host's name].
-    #[arg(long, env = "SLUICE_NODE_NAME", value_name = "NAME")]
-    node_name: Option<String>,
-}
-
-#[derive(Debug, Args)]
-struct StatusArgs {
-    /// The agent's run directory.
-    #[arg(long, env = "SLUICE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
-    run_dir: PathBuf,
-    /// How it is printed.
-    #[arg(long, short, value_enum, default_value_t = Format::Text)]
-    output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -145,39 +114,12 @@ struct BenchDatapathArgs {
     cgroup_root: Option<PathBuf>,
 }
 
-const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
-const DEFAULT_RUN_DIR: &str = "/run/sluice";
-const DEFAULT_STATE_DIR: &str = "/var/lib/sluice";
-
-/// `--posture`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum PostureArg {
-    /// Judge nothing.
-    Observe,
-    /// Judge and tell; let everything pass.
-    Log,
-    /// Judge, tell, and drop what is denied.
-    Enforce,
-}
-
-impl From<PostureArg> for Posture {
-    fn from(posture: PostureArg) -> Self {
-        match posture {
-            PostureArg::Observe => Self::Observe,
-            PostureArg::Log => Self::Log,
-            PostureArg::Enforce => Self::Enforce,
-        }
-    }
-}
-
 /// Runs the command line; the result is the process's exit code.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    if !matches!(cli.command, Command::Agent(_)) {
+        log(EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info")));
+    }
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -187,10 +129,22 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Begins to log, to standard error.
+fn log(filter: EnvFilter) {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Agent(args) => agent::run(options(*args)).map(|()| ExitCode::SUCCESS),
-        Command::Status(args) => commands::status(&args.run_dir, args.output),
+        Command::Agent(args) => commands::agent::run(*args, log),
+        Command::Status(args) => commands::status::run(&args),
+        Command::Pods(args) => commands::pods::run(&args),
+        Command::Observe(args) => commands::observe::run(*args),
         Command::Detach(args) => commands::detach(&args.bpffs, &args.run_dir),
         Command::Policy(command) => commands::policy::run(&command),
         Command::SelfTest(args) => {
@@ -216,22 +170,6 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-    }
-}
-
-fn options(args: AgentArgs) -> agent::Options {
-    let host = || {
-        nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into())
-    };
-    agent::Options {
-        cgroup_root: args.cgroup_root,
-        bpffs: args.bpffs,
-        run_dir: args.run_dir,
-        state_dir: args.state_dir,
-        policies: args.policies,
-        posture: args.posture.into(),
-        output: args.output,
-        node_name: args.node_name.unwrap_or_else(host),
     }
 }
 

@@ -1,9 +1,10 @@
-//! What the operator's commands ask of the agent, on `admin.sock`.
+//! What the operator's commands ask of the agent, on `admin.sock`: one question, and an answer in one or more messages.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,26 +13,43 @@ use sluice_api::Refusal;
 use sluice_api::frame::{self, FrameError};
 use sluice_policy::PolicySet;
 
-use super::Shared;
+use super::events::Line;
+use super::hub::Observe;
+use super::metrics::LostAt;
+use super::store::Record;
+use super::{Shared, observe, server};
 
 /// How long a command waits for the agent.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Pods in one message: with the longest names and paths still far below a message's limit.
+const PODS_AT_ONCE: usize = 128;
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Question {
-    /// Everything that `sluice status` shows.
+    /// Everything that `sluice status` and `sluice pods` show: [`Answer::Status`], [`Answer::Pods`] as often as it takes,
+    /// [`Answer::End`].
     Status,
+    /// Events: [`Answer::Event`] and [`Answer::Lost`] as they come, then [`Answer::End`].
+    Observe(Observe),
 }
 
 /// What the agent answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Answer {
-    /// To [`Question::Status`].
+    /// To [`Question::Status`], first: the agent, without its pods.
     Status(Box<Status>),
+    /// Some of the pods.
+    Pods(Vec<PodStatus>),
+    /// To [`Question::Observe`]: an event.
+    Event(Box<Line>),
+    /// So many events were lost, for they were not read quickly enough.
+    Lost(u64),
+    /// That was all.
+    End,
     /// The question was not taken.
     Refused(Refusal),
 }
@@ -46,6 +64,10 @@ pub struct Status {
     pub abi: u32,
     /// Since when this agent runs.
     pub started: jiff::Timestamp,
+    /// Since when it is ready; none if it is not.
+    pub ready_since: Option<jiff::Timestamp>,
+    /// What it waits for before it is ready.
+    pub waiting_for: Vec<String>,
     /// `observe`, `log` or `enforce`.
     pub posture: String,
     /// Where the programs are attached.
@@ -54,6 +76,8 @@ pub struct Status {
     pub policies: Vec<String>,
     /// What is wrong with the policy directory. The last good policies are in force meanwhile.
     pub policy_errors: Vec<String>,
+    /// What else does not work as it was asked for. Nothing that is enforced depends on it.
+    pub errors: Vec<String>,
     /// Cgroups that the kernel governs, but whose pods are not known any more. Restart those pods.
     pub orphans: Vec<PathBuf>,
     /// The governed pods.
@@ -86,7 +110,7 @@ pub struct PodStatus {
     pub policies: Vec<String>,
 }
 
-/// What the programs counted since they were first loaded.
+/// What the programs counted since they were first loaded, and the agent since it was started.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counters {
@@ -100,6 +124,12 @@ pub struct Counters {
     pub events_lost: u64,
     /// Events held back because one pod gave too many.
     pub events_over_budget: u64,
+    /// Events of excluded networks. Counted by the agent.
+    pub events_excluded: u64,
+    /// Events that whoever reads standard output was too slow for. Counted by the agent.
+    pub events_not_printed: u64,
+    /// Events that observers were too slow for. Counted by the agent.
+    pub events_not_observed: u64,
     /// Verdicts that could not be kept with their socket, so that its next packet is judged again.
     pub storage_failed: u64,
     /// Packets denied because their policy was not in the kernel.
@@ -112,17 +142,33 @@ impl From<Refusal> for Answer {
     }
 }
 
-/// Answers a command.
-pub(super) fn answer(shared: &Shared, question: &Question) -> Answer {
-    match question {
-        Question::Status => match status(shared) {
-            Ok(status) => Answer::Status(Box::new(status)),
-            Err(error) => Answer::Refused(Refusal::from(&error.into())),
+/// One question, and its answer.
+pub(super) async fn converse(
+    mut stream: tokio::net::UnixStream,
+    shared: Arc<Shared>,
+) -> Result<(), FrameError> {
+    match server::receive::<Question>(&mut stream, &shared).await? {
+        Ok(Question::Status) => match status(&shared) {
+            Ok((status, pods)) => {
+                server::send(&mut stream, &Answer::Status(Box::new(status))).await?;
+                for pods in pods.chunks(PODS_AT_ONCE) {
+                    server::send(&mut stream, &Answer::Pods(pods.to_vec())).await?;
+                }
+                server::send(&mut stream, &Answer::End).await
+            }
+            Err(error) => server::send(&mut stream, &Answer::Refused(Refusal::from(&error.into()))).await,
         },
+        Ok(Question::Observe(wanted)) => observe::converse(stream, &shared, &wanted).await,
+        Err(refusal) => server::send(&mut stream, &Answer::from(refusal)).await,
     }
 }
 
-fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
+/// Is the host's end of each of its links watched?
+pub(super) fn is_guarded(record: &Record) -> bool {
+    record.attachments.values().all(|link| link.guarded.is_some())
+}
+
+fn status(shared: &Shared) -> Result<(Status, Vec<PodStatus>), crate::datapath::DatapathError> {
     let node = shared.node();
     let pods = node.endpoints().map(|(record, leaving, selection)| PodStatus {
         namespace: record.pod.namespace.clone(),
@@ -132,7 +178,7 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
         cgroup: record.path.clone(),
         since: record.since,
         leaving,
-        guarded: record.attachments.values().all(|link| link.guarded.is_some()),
+        guarded: is_guarded(record),
         policies: selection
             .tiers()
             .into_iter()
@@ -140,40 +186,82 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
             .map(|policy| policy.reference().to_string())
             .collect(),
     });
+    let pods = pods.collect();
     let policies = node.policies().into_iter().flat_map(PolicySet::policies);
     let counters = node.counters()?;
     let count = |index: u32| counters[index as usize];
-    Ok(Status {
+    let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         abi: sluice_abi::ABI_VERSION,
         started: shared.started,
-        posture: format!("{:?}", shared.posture).to_lowercase(),
+        ready_since: shared.readiness.since(),
+        waiting_for: shared.readiness.pending().iter().map(ToString::to_string).collect(),
+        posture: super::posture_name(shared.posture).to_owned(),
         cgroup_root: shared.cgroup_root.clone(),
         policies: policies.map(|policy| policy.reference().to_string()).collect(),
         orphans: node.orphans().map(Path::to_owned).collect(),
         policy_errors: shared.policy_errors().clone(),
-        pods: pods.collect(),
+        errors: shared.errors().clone(),
+        pods: Vec::new(),
         counters: Counters {
             allowed: count(counter::ALLOWED),
             denied: count(counter::DENIED),
             replies: count(counter::REPLIES),
             events_lost: count(counter::EVENTS_LOST),
             events_over_budget: count(counter::EVENTS_OVER_BUDGET),
+            events_excluded: shared.metrics.excluded_so_far(),
+            events_not_printed: shared.metrics.lost_so_far(LostAt::Stdout),
+            events_not_observed: shared.metrics.lost_so_far(LostAt::Observer),
             storage_failed: count(counter::STORAGE_FAILED),
             policy_missing: count(counter::POLICY_MISSING),
         },
-    })
+    };
+    Ok((status, pods))
+}
+
+/// An agent's answer, one message after the other.
+pub struct Answers(BufReader<UnixStream>);
+
+impl Answers {
+    /// The next message; waits for it.
+    pub fn wait(&mut self) -> Result<Answer, AskError> {
+        match frame::read(&mut self.0)? {
+            Answer::Refused(refusal) => Err(AskError::Refused(refusal.message)),
+            answer => Ok(answer),
+        }
+    }
+
+    /// From now on, waits as long as it takes.
+    pub fn be_patient(&self) -> io::Result<()> {
+        self.0.get_ref().set_read_timeout(None)
+    }
 }
 
 /// Asks a running agent.
-pub fn ask(run_dir: &Path, question: &Question) -> Result<Answer, AskError> {
+pub fn ask(run_dir: &Path, question: &Question) -> Result<Answers, AskError> {
     let path = run_dir.join("admin.sock");
     let unreachable = |source| AskError::Unreachable { path: path.clone(), source };
     let mut stream = UnixStream::connect(&path).map_err(unreachable)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
     frame::write(&mut stream, question)?;
-    Ok(frame::read(&mut stream)?)
+    Ok(Answers(BufReader::new(stream)))
+}
+
+/// Asks a running agent what it is and what it governs.
+pub fn ask_status(run_dir: &Path) -> Result<Status, AskError> {
+    let mut answers = ask(run_dir, &Question::Status)?;
+    let mut status = match answers.wait()? {
+        Answer::Status(status) => *status,
+        _ => return Err(AskError::OutOfOrder),
+    };
+    loop {
+        match answers.wait()? {
+            Answer::Pods(pods) => status.pods.extend(pods),
+            Answer::End => return Ok(status),
+            _ => return Err(AskError::OutOfOrder),
+        }
+    }
 }
 
 /// Why the agent gave no answer.
@@ -187,6 +275,12 @@ pub enum AskError {
         /// What the system said.
         source: io::Error,
     },
+    /// The agent took the question, and said no.
+    #[error("{0}")]
+    Refused(String),
+    /// It answered something else.
+    #[error("the agent answered what was not asked; is it of another version?")]
+    OutOfOrder,
     /// The conversation broke off.
     #[error("the agent did not answer: {0}")]
     Frame(#[from] FrameError),

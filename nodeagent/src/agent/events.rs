@@ -1,13 +1,15 @@
-//! What the agent prints: one line for each event, as text or JSON.
+//! Events: what the agent prints, and what `sluice observe` shows, one line each, as text or JSON.
 //!
 //! The JSON schema is [`Line`], version [`SCHEMA`]. A field is only ever added; a version changes when one changes its
-//! meaning.
+//! meaning. No field holds what a process sent: an event names places, never contents.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
-use serde::Serialize;
+use anstyle::{AnsiColor, Style};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use sluice_abi::{FlowEvent, NO_RULE, action, hook, kind, opaque, reason};
 use sluice_policy::{PolicyRef, RuleRef};
 
@@ -18,15 +20,113 @@ use crate::datapath::address_from;
 /// The version of [`Line`].
 pub const SCHEMA: u32 = 1;
 
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A connection is being opened.
+    Connect,
+    /// A flow was denied, or would have been: see [`Line::action`].
+    Deny,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It passed.
+    Allow,
+    /// It did not.
+    Deny,
+    /// It passed, and an audited policy would deny it.
+    Audit,
+}
+
+/// Where in the datapath it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// When the process called `connect()`.
+    Connect,
+    /// When it sent by address.
+    Sendmsg,
+    /// When a packet left the pod's socket.
+    Egress,
+    /// At the host's end of the pod's link.
+    Wire,
+}
+
+/// The pod's class of service, as its cgroup tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Qos {
+    /// In `kubepods` itself.
+    Guaranteed,
+    /// In `burstable`.
+    Burstable,
+    /// In `besteffort`.
+    BestEffort,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Connect, Self::Deny];
+
+    /// As JSON and metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::Audit];
+
+    /// As JSON and metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Audit => "audit",
+        }
+    }
+
+    fn style(self) -> Style {
+        let colour = match self {
+            Self::Allow => AnsiColor::Green,
+            Self::Deny => AnsiColor::Red,
+            Self::Audit => AnsiColor::Yellow,
+        };
+        colour.on_default().bold()
+    }
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Sendmsg, Self::Egress, Self::Wire];
+
+    /// As JSON and metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Sendmsg => "sendmsg",
+            Self::Egress => "egress",
+            Self::Wire => "wire",
+        }
+    }
+}
+
 /// One event.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// [`SCHEMA`].
     pub v: u32,
     /// When, in RFC 3339 with nanoseconds.
     pub ts: jiff::Timestamp,
     /// `connect`: a connection is being opened. `deny`: a flow was denied, or would have been (see `action`).
-    pub kind: &'static str,
+    pub kind: Kind,
     /// The pod; none if it is not known any more.
     pub pod: Option<PodLine>,
     /// The pod's address, where the datapath knew it already.
@@ -44,7 +144,7 @@ pub struct Line {
     /// Its command name.
     pub comm: Option<String>,
     /// What was done: `allow`, `deny`, or `audit` for what was let through and an audited policy would deny.
-    pub action: &'static str,
+    pub action: Action,
     /// The policy that decided, as `namespace/name` or `name`.
     pub policy: Option<String>,
     /// The rule in it: its name, or its place from 0; `default` for the policy's default action.
@@ -52,13 +152,13 @@ pub struct Line {
     /// Why, in words.
     pub reason: String,
     /// Where it was seen: `connect`, `sendmsg`, `egress`, or `wire` for the host's end of the pod's link.
-    pub hook: &'static str,
+    pub hook: Hook,
     /// Packets of this flow denied since the last event about it, which had none of their own.
     pub repeats: u64,
 }
 
 /// The pod of an event.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodLine {
     /// Its namespace.
     pub namespace: String,
@@ -69,7 +169,7 @@ pub struct PodLine {
     /// The container's id, where the process could still be asked.
     pub container: Option<String>,
     /// `Guaranteed`, `Burstable` or `BestEffort`, as its cgroup tells.
-    pub qos: &'static str,
+    pub qos: Qos,
     /// The node.
     pub node: String,
 }
@@ -90,9 +190,9 @@ impl Describer {
         let record = node.record(event.endpoint);
         let denied = event.ruling.applied == action::DENY;
         let (index, done) = match (event.kind, denied) {
-            (kind::DENY, false) => (event.ruling.reported_rule, "audit"),
-            (_, false) => (event.ruling.applied_rule, "allow"),
-            (_, true) => (event.ruling.applied_rule, "deny"),
+            (kind::DENY, false) => (event.ruling.reported_rule, Action::Audit),
+            (_, false) => (event.ruling.applied_rule, Action::Allow),
+            (_, true) => (event.ruling.applied_rule, Action::Deny),
         };
         let rules = node.rules(event.policy);
         let rule = rules.and_then(|rules| rules.get(index as usize));
@@ -101,7 +201,7 @@ impl Describer {
         Line {
             v: SCHEMA,
             ts: wall_clock(event.time_ns),
-            kind: if event.kind == kind::CONNECT { "connect" } else { "deny" },
+            kind: kind_of(event),
             pod: record.map(|record| self.pod(record, event.pid, node)),
             src: Some(address_from(event.source)).filter(|address| !address.is_unspecified()),
             sport: (event.local_port != 0).then_some(event.local_port),
@@ -115,10 +215,10 @@ impl Describer {
             rule: rule.map(rule_name),
             reason: reason(event, index, rules.is_some(), rule),
             hook: match event.hook {
-                hook::CONNECT => "connect",
-                hook::SENDMSG => "sendmsg",
-                hook::WIRE => "wire",
-                _ => "egress",
+                hook::CONNECT => Hook::Connect,
+                hook::SENDMSG => Hook::Sendmsg,
+                hook::WIRE => Hook::Wire,
+                _ => Hook::Egress,
             },
             repeats: event.repeats,
         }
@@ -136,10 +236,30 @@ impl Describer {
     }
 }
 
+/// The kind of an event.
+pub fn kind_of(event: &FlowEvent) -> Kind {
+    if event.kind == kind::CONNECT { Kind::Connect } else { Kind::Deny }
+}
+
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, Style::new(), Style::new())
+    }
+}
+
+/// A line in colours.
+pub struct Coloured<'a>(pub &'a Line);
+
+impl fmt::Display for Coloured<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, Style::new().dimmed(), self.0.action.style())
+    }
+}
+
+impl Line {
+    fn write(&self, f: &mut fmt::Formatter<'_>, faint: Style, strong: Style) -> fmt::Result {
         let pod = self.pod.as_ref().map_or("?".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
-        write!(f, "{:.3} {:<5} {pod}", self.ts, self.action)?;
+        write!(f, "{faint}{:.3}{faint:#} {strong}{:<5}{strong:#} {pod}", self.ts, self.action.name())?;
         if let (Some(comm), Some(pid)) = (&self.comm, self.pid) {
             write!(f, " {comm}[{pid}]")?;
         }
@@ -149,7 +269,7 @@ impl fmt::Display for Line {
             (address, Some(port)) => write!(f, "{address}:{port}")?,
             (address, None) => write!(f, "{address}")?,
         }
-        write!(f, " ({})", self.reason)?;
+        write!(f, " {faint}({}){faint:#}", self.reason)?;
         if self.repeats > 0 {
             write!(f, " and {} more", self.repeats)?;
         }
@@ -224,14 +344,14 @@ fn container(path: &Path, pod: &Path) -> Option<String> {
     Some(name.rsplit('-').next().unwrap_or(name).to_owned())
 }
 
-fn qos(path: &Path) -> &'static str {
+fn qos(path: &Path) -> Qos {
     let path = path.to_string_lossy().to_ascii_lowercase();
     if path.contains("burstable") {
-        "Burstable"
+        Qos::Burstable
     } else if path.contains("besteffort") {
-        "BestEffort"
+        Qos::BestEffort
     } else {
-        "Guaranteed"
+        Qos::Guaranteed
     }
 }
 
@@ -264,8 +384,8 @@ mod tests {
 
     #[test]
     fn the_class_of_service_is_in_the_path() {
-        assert_eq!(qos(Path::new("/c/kubepods.slice/kubepods-burstable.slice/x")), "Burstable");
-        assert_eq!(qos(Path::new("/c/kubepods/besteffort/podx")), "BestEffort");
-        assert_eq!(qos(Path::new("/c/kubepods/podx")), "Guaranteed");
+        assert_eq!(qos(Path::new("/c/kubepods.slice/kubepods-burstable.slice/x")), Qos::Burstable);
+        assert_eq!(qos(Path::new("/c/kubepods/besteffort/podx")), Qos::BestEffort);
+        assert_eq!(qos(Path::new("/c/kubepods/podx")), Qos::Guaranteed);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,29 +10,51 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
+use sd_notify::NotifyState;
 use sluice_api::Attachment;
-use sluice_policy::Posture;
+use sluice_policy::{Network, Posture};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
-use crate::datapath::{Datapath, Events, Place};
+use crate::datapath::{self, Datapath, Events, Place};
 use cgroup::Hierarchy;
+use drain::Drain;
+use hub::Hub;
+use metrics::Metrics;
 use node::Node;
 use policies::PolicyDirectory;
+use readiness::{Readiness, Task};
 use store::Store;
 
 pub mod admin;
 pub mod cgroup;
+pub mod config;
 mod cutter;
+mod drain;
 pub mod events;
+mod http;
+pub mod hub;
+pub mod metrics;
 pub mod node;
+mod observe;
 mod output;
 pub mod policies;
+pub mod readiness;
 mod server;
 mod sockets;
 pub mod store;
+pub mod trusted;
 mod watch;
 
 pub use output::Format;
+use output::Pump;
+
+/// Where programs and maps are pinned unless told otherwise.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+/// Where the sockets are unless told otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/sluice";
+/// Where state is kept over a boot unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/sluice";
 
 /// How often what is past its grace is removed.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -55,6 +78,10 @@ pub struct Options {
     pub output: Format,
     /// The node's name in events.
     pub node_name: String,
+    /// Where metrics and probes are served, if they are.
+    pub metrics_address: Option<SocketAddr>,
+    /// Destinations of which no events are given.
+    pub exclude_networks: Vec<Network>,
 }
 
 /// What the agent's tasks share.
@@ -62,6 +89,11 @@ pub struct Shared {
     node: Mutex<Node>,
     /// What is wrong with the policy directory, as last seen.
     policy_errors: Mutex<Vec<String>>,
+    /// What else does not work, for `sluice status`.
+    errors: Mutex<Vec<String>>,
+    readiness: Readiness,
+    hub: Hub,
+    metrics: Metrics,
     started: jiff::Timestamp,
     posture: Posture,
     cgroup_root: PathBuf,
@@ -76,6 +108,19 @@ impl Shared {
     fn policy_errors(&self) -> MutexGuard<'_, Vec<String>> {
         self.policy_errors.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn errors(&self) -> MutexGuard<'_, Vec<String>> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A posture as people write it.
+fn posture_name(posture: Posture) -> &'static str {
+    match posture {
+        Posture::Observe => "observe",
+        Posture::Log => "log",
+        Posture::Enforce => "enforce",
+    }
 }
 
 /// Runs until told to stop. Stopping changes nothing in the kernel.
@@ -83,7 +128,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let _lock = prepare(&options)?;
     let (shared, events, directory) = open(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(options, shared, events, directory))
+    let done = runtime.block_on(serve(options, shared, events, directory));
+    // Whoever was still not done when the drain was over is left behind.
+    runtime.shutdown_background();
+    done
 }
 
 /// Makes the directories and takes the place of the one agent of this run directory.
@@ -123,21 +171,28 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let cgroup_root = hierarchy.root().to_owned();
     let place = Place { cgroup_root: cgroup_root.clone(), bpffs: options.bpffs.clone() };
     let (datapath, events) = Datapath::open(&place)?;
+    let capacities = datapath::capacities(&place)?;
     let store = Store::open(&options.run_dir)?;
     let mut node = Node::open(datapath, store, hierarchy, options.posture)?;
     replay_spool(&options.run_dir, &mut node);
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;
     let loaded = directory.load();
+    let started = jiff::Timestamp::now();
     let shared = Arc::new(Shared {
         node: Mutex::new(node),
         policy_errors: Mutex::default(),
-        started: jiff::Timestamp::now(),
+        errors: Mutex::default(),
+        readiness: Readiness::default(),
+        hub: Hub::default(),
+        metrics: Metrics::new(posture_name(options.posture), started, &capacities),
+        started,
         posture: options.posture,
         cgroup_root,
     });
     watch::apply(&shared, loaded);
     shared.node().collect_leftovers()?;
+    shared.readiness.done(Task::Datapath);
     Ok((shared, events, directory))
 }
 
@@ -149,37 +204,90 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let cni = server::listen(&options.run_dir.join("cni.sock"))?;
-    let admin = server::listen(&options.run_dir.join("admin.sock"))?;
-    let lines = output::start(options.output);
+    let drain = Drain::default();
+    // What is brought to its end when the agent stops, and what is just left.
+    let mut serving = JoinSet::new();
+    let mut watching = JoinSet::new();
+
+    let (lines, printer) = output::start(options.output)?;
     let describer = events::Describer::new(options.node_name.clone());
-
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(server::serve(cni, Arc::clone(&shared), server::answer_cni));
-    tasks.spawn(server::serve(admin, Arc::clone(&shared), admin::answer));
-    tasks.spawn(output::pump(events, Arc::clone(&shared), describer, lines));
-    tasks.spawn(watch::run(directory, Arc::clone(&shared)));
-    tasks.spawn(sweep(Arc::clone(&shared)));
-
-    // Read by the plugin's STATUS: from now on a short absence of the agent does not make the node unready.
-    let ready = options.run_dir.join("ready");
-    fs::write(&ready, shared.started.to_string())
-        .with_context(|| format!("cannot write {}", ready.display()))?;
-    let pods = shared.node().endpoints().count();
-    tracing::info!(cgroup_root = %shared.cgroup_root.display(), pods, "ready");
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("told to stop; the kernel keeps enforcing"),
-        _ = interrupt.recv() => tracing::info!("interrupted; the kernel keeps enforcing"),
-        Some(ended) = tasks.join_next() => match ended {
-            Ok(Ok(())) => bail!("a task of the agent ended by itself"),
-            Ok(Err(error)) => return Err(error),
-            Err(error) => return Err(error.into()),
-        },
+    let pump = Pump { shared: Arc::clone(&shared), describer, lines, excluded: options.exclude_networks };
+    serving.spawn(pump.run(events, drain.listen()));
+    shared.readiness.done(Task::Events);
+    let socket = server::listen(options.run_dir.join("cni.sock"))?;
+    serving.spawn(server::serve(socket, Arc::clone(&shared), drain.listen(), server::converse_cni));
+    shared.readiness.done(Task::CniSocket);
+    let socket = server::listen(options.run_dir.join("admin.sock"))?;
+    serving.spawn(server::serve(socket, Arc::clone(&shared), drain.listen(), admin::converse));
+    shared.readiness.done(Task::AdminSocket);
+    if let Some(address) = options.metrics_address {
+        match http::listen(address).await {
+            Ok(listener) => {
+                drop(serving.spawn(http::serve(listener, Arc::clone(&shared), drain.listen())));
+            }
+            // Pods can start without metrics.
+            Err(error) => {
+                let error =
+                    format!("cannot serve metrics at {address}: {error}; set metricsAddress to a free one");
+                tracing::error!("{error}");
+                shared.errors().push(error);
+            }
+        }
     }
-    for socket in ["cni.sock", "admin.sock"] {
-        store::remove(&options.run_dir.join(socket))?;
+    watching.spawn(watch::run(directory, Arc::clone(&shared)));
+    watching.spawn(sweep(Arc::clone(&shared)));
+    watching.spawn(tell_ready(options.run_dir.join("ready"), Arc::clone(&shared)));
+    // The agent can be asked from now on, whatever it still waits for.
+    notify(&[NotifyState::Ready]);
+
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = serving.join_next() => ended,
+        ended = watching.join_next() => ended,
+    };
+    match ended {
+        Some(Ok(Ok(()))) => bail!("a task of the agent ended by itself"),
+        Some(Ok(Err(error))) => return Err(error),
+        Some(Err(error)) => return Err(error.into()),
+        None => tracing::info!("told to stop; the kernel keeps enforcing"),
+    }
+    notify(&[NotifyState::Stopping]);
+    drain.begin();
+    let all = async {
+        while serving.join_next().await.is_some() {}
+        // The pump is gone, and with it the sender: what waits is printed, and the thread ends.
+        tokio::task::spawn_blocking(move || printer.join()).await
+    };
+    if tokio::time::timeout(drain::LIMIT, all).await.is_err() {
+        tracing::warn!("somebody did not take the answer or the events in time; stopping all the same");
     }
     Ok(())
+}
+
+/// Says that the agent is ready, once it is.
+async fn tell_ready(marker: PathBuf, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let pending = shared.readiness.pending();
+    if !pending.is_empty() {
+        let pending: Vec<String> = pending.iter().map(ToString::to_string).collect();
+        tracing::warn!("not ready yet, waiting for: {}", pending.join(", "));
+        notify(&[NotifyState::Status(&format!("waiting for: {}", pending.join(", ")))]);
+    }
+    shared.readiness.wait().await;
+    // Read by the plugin's STATUS: from now on a short absence of the agent does not make the node unready.
+    fs::write(&marker, shared.started.to_string())
+        .with_context(|| format!("cannot write {}", marker.display()))?;
+    let pods = shared.node().endpoints().count();
+    tracing::info!(cgroup_root = %shared.cgroup_root.display(), pods, "ready");
+    notify(&[NotifyState::Status("ready")]);
+    std::future::pending().await
+}
+
+/// Tells systemd, where it started the agent.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot tell systemd how the agent is");
+    }
 }
 
 async fn sweep(shared: Arc<Shared>) -> anyhow::Result<()> {

@@ -1,20 +1,26 @@
-//! From the ring buffer to standard output.
+//! From the ring buffer to standard output and to the observers.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
+use serde::{Deserialize, Serialize};
+use sluice_policy::Network;
 use tokio::io::unix::AsyncFd;
 
 use super::Shared;
-use super::events::{Describer, Line};
-use crate::datapath::{Events, read_event};
+use super::drain::Stop;
+use super::events::{Describer, Line, kind_of};
+use super::metrics::{Filtered, LostAt};
+use crate::datapath::{Events, address_from, read_event};
 
 /// Lines that may wait for a slow reader; past that they are counted and dropped.
 const WAITING: usize = 8192;
 
 /// How events are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One line of text for people.
     Text,
@@ -22,19 +28,20 @@ pub enum Format {
     Json,
 }
 
-/// Starts the thread that prints: a reader that hangs must not hang the agent.
-pub(super) fn start(format: Format) -> SyncSender<Line> {
+/// Starts the thread that prints: a reader that hangs must not hang the agent. It ends when the sender is dropped.
+pub(super) fn start(format: Format) -> io::Result<(SyncSender<Arc<Line>>, JoinHandle<()>)> {
     let (lines, waiting) = sync_channel(WAITING);
-    std::thread::spawn(move || print(&waiting, format));
-    lines
+    let thread =
+        std::thread::Builder::new().name("output".to_owned()).spawn(move || print(&waiting, format))?;
+    Ok((lines, thread))
 }
 
-fn print(lines: &Receiver<Line>, format: Format) {
+fn print(lines: &Receiver<Arc<Line>>, format: Format) {
     let mut out = io::stdout().lock();
     while let Ok(line) = lines.recv() {
         let written = match format {
             Format::Text => writeln!(out, "{line}"),
-            Format::Json => match serde_json::to_string(&line) {
+            Format::Json => match serde_json::to_string(line.as_ref()) {
                 Ok(json) => writeln!(out, "{json}"),
                 Err(error) => Err(error.into()),
             },
@@ -46,24 +53,46 @@ fn print(lines: &Receiver<Line>, format: Format) {
     }
 }
 
-/// Reads events for good.
-pub(super) async fn pump(
-    events: Events,
-    shared: Arc<Shared>,
-    describer: Describer,
-    lines: SyncSender<Line>,
-) -> anyhow::Result<()> {
-    // SAFETY: the ring buffer owns its descriptor and keeps it open and unchanged until it is dropped.
-    let mut events = unsafe { AsyncFd::register(events)? };
-    let mut lost = 0_u64;
-    loop {
-        let mut ready = events.readable_mut().await?;
-        let ring = ready.get_inner_mut();
+/// Where events go.
+pub(super) struct Pump {
+    pub(super) shared: Arc<Shared>,
+    pub(super) describer: Describer,
+    pub(super) lines: SyncSender<Arc<Line>>,
+    /// Destinations that are not told of.
+    pub(super) excluded: Vec<Network>,
+}
+
+impl Pump {
+    /// Reads events until told to stop, and then those that are there.
+    pub(super) async fn run(self, events: Events, mut stop: Stop) -> anyhow::Result<()> {
+        // SAFETY: the ring buffer owns its descriptor and keeps it open and unchanged until it is dropped.
+        let mut events = unsafe { AsyncFd::register(events)? };
+        let mut lost = 0;
+        loop {
+            let mut ready = tokio::select! {
+                ready = events.readable_mut() => ready?,
+                () = stop.told() => break,
+            };
+            lost = self.drain(ready.get_inner_mut(), lost);
+            ready.clear_ready();
+        }
+        self.drain(events.get_mut(), lost);
+        self.shared.hub.close();
+        Ok(())
+    }
+
+    /// Empties the ring buffer. Says how many lines in a row were not printed.
+    fn drain(&self, ring: &mut Events, mut lost: u64) -> u64 {
         while let Some(item) = ring.next() {
             let Some(event) = read_event(&item) else { continue };
             drop(item);
-            let line = describer.describe(&event, &shared.node());
-            match lines.try_send(line) {
+            let to = Network::host(address_from(event.remote));
+            if self.excluded.iter().any(|network| network.covers(&to)) {
+                self.shared.metrics.filtered(kind_of(&event), Filtered::Excluded, 1);
+                continue;
+            }
+            let line = Arc::new(self.describer.describe(&event, &self.shared.node()));
+            match self.lines.try_send(Arc::clone(&line)) {
                 Ok(()) if lost > 0 => {
                     tracing::warn!(
                         lost,
@@ -72,9 +101,14 @@ pub(super) async fn pump(
                     lost = 0;
                 }
                 Ok(()) => {}
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => lost += 1,
+                Err(_) => {
+                    lost += 1;
+                    self.shared.metrics.lost(LostAt::Stdout, 1);
+                }
             }
+            let fate = self.shared.hub.publish(Arc::clone(&line));
+            self.shared.metrics.event(&line, fate);
         }
-        ready.clear_ready();
+        lost
     }
 }

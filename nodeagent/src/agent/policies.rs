@@ -4,23 +4,20 @@
 //! is kept below the state directory. Only the removal of a file removes its policies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc;
 use sluice_policy::{Policy, PolicyError, PolicySet, SetError, parse};
 
 use super::store::{self, StoreError};
-
-/// The largest policy file, in bytes.
-pub const MAX_FILE: u64 = 4 << 20;
+use super::trusted::{self, FileError};
 
 /// What is wrong with a policy file or the directory.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyFileError {
-    /// A file or the directory cannot be read.
+    /// The directory cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
         /// Which.
@@ -28,32 +25,9 @@ pub enum PolicyFileError {
         /// What the system said.
         source: io::Error,
     },
-    /// Not a regular file: a symlink, a FIFO, a directory.
-    #[error("{path} is not a regular file; put the policy itself there, not a link to it")]
-    NotRegular {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Somebody else could have written it.
-    #[error(
-        "{path} belongs to uid {owner} with mode {mode:03o}; a policy file must be root's and writable by nobody else: chown root {path} && chmod go-w {path}"
-    )]
-    Untrusted {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// Larger than any policy needs to be.
-    #[error("{path} has {size} bytes; a policy file may have {MAX_FILE}")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        size: u64,
-    },
+    /// A file does not count.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Not valid policy.
     #[error("{0}")]
     Policy(Box<PolicyError>),
@@ -93,7 +67,7 @@ impl PolicyDirectory {
         let mut last_good = BTreeMap::new();
         for name in names(&last_good_directory)? {
             let path = last_good_directory.join(&name);
-            let text = read_trusted(&path)?;
+            let text = trusted::read(&path)?;
             match parse(&directory.join(&name).to_string_lossy(), &text) {
                 Ok(policies) => drop(last_good.insert(name, policies)),
                 Err(errors) => {
@@ -172,7 +146,7 @@ impl PolicyDirectory {
 
     fn read(&self, name: &str) -> Result<(Vec<Policy>, String), Vec<PolicyFileError>> {
         let path = self.directory.join(name);
-        let text = read_trusted(&path).map_err(|error| vec![error])?;
+        let text = trusted::read(&path).map_err(|error| vec![error.into()])?;
         match parse(&path.to_string_lossy(), &text) {
             Ok(policies) => Ok((policies, text)),
             Err(errors) => {
@@ -220,32 +194,6 @@ fn names(directory: &Path) -> Result<BTreeSet<String>, PolicyFileError> {
         }
     }
     Ok(names)
-}
-
-/// Reads a file that only root could have written.
-fn read_trusted(path: &Path) -> Result<String, PolicyFileError> {
-    let failed = |source| PolicyFileError::Read { path: path.to_owned(), source };
-    let file =
-        File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path).map_err(
-            |error| match error.raw_os_error() {
-                Some(libc::ELOOP) => PolicyFileError::NotRegular { path: path.to_owned() },
-                _ => failed(error),
-            },
-        )?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(PolicyFileError::NotRegular { path: path.to_owned() });
-    }
-    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o777);
-        return Err(PolicyFileError::Untrusted { path: path.to_owned(), owner, mode });
-    }
-    if metadata.len() > MAX_FILE {
-        return Err(PolicyFileError::TooLarge { path: path.to_owned(), size: metadata.len() });
-    }
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! The agent's sockets: one request and one reply per connection, for root only, and not for root in a pod.
+//! The agent's sockets: for root only, and not for root in a pod.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -15,95 +15,112 @@ use sluice_api::{Call, Outcome, PROTOCOL_VERSION, Refusal, RefusalKind, Reply, R
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::drain::Stop;
 use super::{Shared, store};
 
 /// How long a peer may take to send its request, and to read the reply.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections that are served at once; the others wait in the backlog.
 const AT_ONCE: usize = 128;
+/// How long those who connected before the agent was told to stop are looked for.
+const LAST_CALL: Duration = Duration::from_millis(20);
 
-/// Listens on a path that only root can open.
-pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
-    store::remove(path)?;
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot close {} to others", path.display()))?;
-    Ok(listener)
+/// A socket that only root can open.
+pub(super) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
 }
 
-/// Serves a socket for good.
-pub(super) async fn serve<Q, A>(
-    listener: UnixListener,
+/// Listens.
+pub(super) fn listen(path: PathBuf) -> anyhow::Result<Socket> {
+    store::remove(&path)?;
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot close {} to others", path.display()))?;
+    Ok(Socket { listener, path })
+}
+
+/// Serves a socket until told to stop: then nobody new finds it, and who has connected before is still answered.
+pub(super) async fn serve<C, F>(
+    socket: Socket,
     shared: Arc<Shared>,
-    answer: fn(&Shared, &Q) -> A,
+    mut stop: Stop,
+    converse: C,
 ) -> anyhow::Result<()>
 where
-    Q: DeserializeOwned + Send + 'static,
-    A: Serialize + From<Refusal> + Send + Sync + 'static,
+    C: Fn(UnixStream, Arc<Shared>) -> F,
+    F: Future<Output = Result<(), FrameError>> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await?;
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &shared, answer).await {
-                        tracing::warn!(%error, "a connection was dropped");
-                    }
-                    drop(place);
-                });
+    let mut open = JoinSet::new();
+    let start = |stream, place| {
+        let conversation = converse(stream, Arc::clone(&shared));
+        async move {
+            if let Err(error) = conversation.await {
+                tracing::warn!(%error, "a connection was dropped");
             }
+            drop(place);
+        }
+    };
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place?,
+            () = stop.told() => break,
+        };
+        let accepted = tokio::select! {
+            accepted = socket.listener.accept() => accepted,
+            () = stop.told() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(open.spawn(start(stream, Some(place)))),
             Err(error) => {
                 // Out of descriptors, for one: wait for some to come back.
                 tracing::error!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+        while open.try_join_next().is_some() {}
     }
+    store::remove(&socket.path)?;
+    while let Ok(Ok((stream, _))) = timeout(LAST_CALL, socket.listener.accept()).await {
+        open.spawn(start(stream, None));
+    }
+    drop(socket);
+    while open.join_next().await.is_some() {}
+    Ok(())
 }
 
-async fn converse<Q, A>(
-    mut stream: UnixStream,
+/// A request of somebody who may ask, or what is wrong with it; fails if the peer went away.
+pub(super) async fn receive<Q: DeserializeOwned>(
+    stream: &mut UnixStream,
     shared: &Shared,
-    answer: fn(&Shared, &Q) -> A,
-) -> Result<(), FrameError>
-where
-    Q: DeserializeOwned,
-    A: Serialize + From<Refusal>,
-{
-    if let Err(refusal) = check_peer(&stream, shared) {
+) -> Result<Result<Q, Refusal>, FrameError> {
+    if let Err(refusal) = check_peer(stream, shared) {
         tracing::warn!(message = refusal.message, "a peer was refused");
-        return send(&mut stream, &A::from(refusal)).await;
+        return Ok(Err(refusal));
     }
-    let reply = match receive(&mut stream).await {
-        Ok(Ok(request)) => answer(shared, &request),
-        Ok(Err(refusal)) => refusal.into(),
-        Err(error @ FrameError::Io(_)) => return Err(error),
-        Err(error) => A::from(Refusal { kind: RefusalKind::Invalid, message: error.to_string() }),
-    };
-    send(&mut stream, &reply).await
+    match timeout(PATIENCE, read(stream)).await {
+        Ok(Ok(body)) => Ok(frame::decode(&body).map_err(|error| match frame::stated_version(&body) {
+            // Another version may have other calls and fields: that they are unknown would be no help.
+            Some(version) if version != PROTOCOL_VERSION => other_version(version),
+            _ => Refusal { kind: RefusalKind::Invalid, message: error.to_string() },
+        })),
+        Ok(Err(error @ FrameError::Io(_))) => Err(error),
+        Ok(Err(error)) => Ok(Err(Refusal { kind: RefusalKind::Invalid, message: error.to_string() })),
+        Err(_) => Err(FrameError::Io(io::ErrorKind::TimedOut.into())),
+    }
 }
 
-/// A request, or what is wrong with it; fails if the peer went away.
-async fn receive<Q: DeserializeOwned>(stream: &mut UnixStream) -> Result<Result<Q, Refusal>, FrameError> {
-    let read = async {
-        let mut header = [0; 4];
-        stream.read_exact(&mut header).await?;
-        let mut body = vec![0; frame::body_length(header)?];
-        stream.read_exact(&mut body).await?;
-        Ok::<_, FrameError>(body)
-    };
-    let body =
-        timeout(PATIENCE, read).await.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??;
-    Ok(frame::decode(&body).map_err(|error| match frame::stated_version(&body) {
-        // Another version may have other calls and fields: that they are unknown would be no help.
-        Some(version) if version != PROTOCOL_VERSION => other_version(version),
-        _ => Refusal { kind: RefusalKind::Invalid, message: error.to_string() },
-    }))
+async fn read(stream: &mut UnixStream) -> Result<Vec<u8>, FrameError> {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).await?;
+    let mut body = vec![0; frame::body_length(header)?];
+    stream.read_exact(&mut body).await?;
+    Ok(body)
 }
 
 fn other_version(version: u32) -> Refusal {
@@ -113,7 +130,8 @@ fn other_version(version: u32) -> Refusal {
     Refusal { kind: RefusalKind::Invalid, message }
 }
 
-async fn send<A: Serialize>(stream: &mut UnixStream, reply: &A) -> Result<(), FrameError> {
+/// Sends an answer.
+pub(super) async fn send<A: Serialize>(stream: &mut UnixStream, reply: &A) -> Result<(), FrameError> {
     let bytes = frame::encode(reply)?;
     let write = stream.write_all(&bytes);
     Ok(timeout(PATIENCE, write).await.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??)
@@ -142,8 +160,20 @@ fn check_peer(stream: &UnixStream, shared: &Shared) -> Result<(), Refusal> {
     }
 }
 
-/// Answers the plugin.
-pub(super) fn answer_cni(shared: &Shared, request: &Request) -> Reply {
+/// One request of the plugin, and its reply.
+pub(super) async fn converse_cni(mut stream: UnixStream, shared: Arc<Shared>) -> Result<(), FrameError> {
+    let request = receive::<Request>(&mut stream, &shared).await?;
+    let start = Instant::now();
+    let reply = match &request {
+        Ok(request) => answer_cni(&shared, request),
+        Err(refusal) => refusal.clone().into(),
+    };
+    let call = request.as_ref().ok().map(|request| &request.call);
+    shared.metrics.request(call, &reply.outcome, start.elapsed());
+    send(&mut stream, &reply).await
+}
+
+fn answer_cni(shared: &Shared, request: &Request) -> Reply {
     if request.version != PROTOCOL_VERSION {
         return other_version(request.version).into();
     }

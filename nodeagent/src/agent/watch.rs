@@ -8,11 +8,14 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::policies::{Loaded, PolicyDirectory, is_policy_file};
+use super::readiness::Task;
 
 /// A change is waited after for this long, so that one edit in several steps is one change.
 const SETTLE: Duration = Duration::from_millis(10);
 /// The directory is looked at this often without any notice: a watch dies with its directory, and notices can be lost.
 const LOOK: Duration = Duration::from_secs(10);
+/// And this often as long as it could not be read: no pod can start meanwhile.
+const LOOK_FOR_THE_FIRST: Duration = Duration::from_secs(1);
 
 /// Reads the directory again whenever a policy file in it has changed.
 pub(super) async fn run(mut directory: PolicyDirectory, shared: Arc<Shared>) -> anyhow::Result<()> {
@@ -43,12 +46,13 @@ pub(super) async fn run(mut directory: PolicyDirectory, shared: Arc<Shared>) -> 
         if !is_watched {
             is_watched = watcher.watch(directory.path(), RecursiveMode::NonRecursive).is_ok();
         }
+        let look = if shared.node().policies().is_some() { LOOK } else { LOOK_FOR_THE_FIRST };
         tokio::select! {
             _ = changed.recv() => {
                 tokio::time::sleep(SETTLE).await;
                 while changed.try_recv().is_ok() {}
             }
-            () = tokio::time::sleep(LOOK) => {
+            () = tokio::time::sleep(look) => {
                 let _ = watcher.unwatch(directory.path());
                 is_watched = watcher.watch(directory.path(), RecursiveMode::NonRecursive).is_ok();
             }
@@ -68,7 +72,10 @@ pub(super) fn apply(shared: &Shared, loaded: Loaded) {
     if let Some(policies) = loaded.policies {
         let count = policies.policies().len();
         match shared.node().apply(policies) {
-            Ok(()) => tracing::info!(policies = count, "policies in force"),
+            Ok(()) => {
+                tracing::info!(policies = count, "policies in force");
+                shared.readiness.done(Task::Policies);
+            }
             Err(error) => {
                 tracing::error!(%error, "the kernel did not take the policies; the last good ones stay in force");
                 errors.push(error.to_string());

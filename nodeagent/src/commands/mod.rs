@@ -1,80 +1,35 @@
 //! The operator's commands.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use sluice_api::frame::FrameError;
 
 use crate::agent::Format;
-use crate::agent::admin::{self, Answer, AskError, Question, Status};
+use crate::agent::admin::{self, AskError};
 use crate::agent::store;
 use crate::{datapath, selftest};
 
+pub(crate) mod agent;
+pub(crate) mod observe;
+pub(crate) mod pods;
 pub mod policy;
+pub(crate) mod status;
+mod table;
 
-/// Exit code of `status` when the agent runs, but the policy directory has errors or a pod is not known any more.
-const EXIT_NOT_WELL: u8 = 1;
-/// Exit code of `status` when no agent answers.
+/// Exit code when no agent answers.
 const EXIT_NO_AGENT: u8 = 3;
 
-/// `sluice status`.
-pub fn status(run_dir: &Path, format: Format) -> anyhow::Result<ExitCode> {
-    let status = match admin::ask(run_dir, &Question::Status) {
-        Ok(Answer::Status(status)) => status,
-        Ok(Answer::Refused(refusal)) => bail!(refusal.message),
-        Err(error @ AskError::Unreachable { .. }) => {
+/// What a command that asks the agent ends with if there is no answer.
+fn no_answer(error: AskError) -> anyhow::Result<ExitCode> {
+    match error {
+        AskError::Unreachable { .. } | AskError::Frame(FrameError::Io(_)) => {
             eprintln!("sluice: {error}");
-            return Ok(ExitCode::from(EXIT_NO_AGENT));
+            Ok(ExitCode::from(EXIT_NO_AGENT))
         }
-        Err(error) => return Err(error.into()),
-    };
-    let mut out = io::stdout().lock();
-    match format {
-        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?,
-        Format::Text => write_status(&mut out, &status)?,
+        error => Err(error.into()),
     }
-    let is_well = status.policy_errors.is_empty() && status.orphans.is_empty();
-    Ok(ExitCode::from(if is_well { 0 } else { EXIT_NOT_WELL }))
-}
-
-fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    writeln!(out, "agent {} since {:.0}, posture {}", status.version, status.started, status.posture)?;
-    writeln!(out, "attached at {}, ABI {}", status.cgroup_root.display(), status.abi)?;
-    let counters = &status.counters;
-    writeln!(
-        out,
-        "{} flows allowed, {} packets denied, {} replies; {} events lost, {} over budget",
-        counters.allowed,
-        counters.denied,
-        counters.replies,
-        counters.events_lost,
-        counters.events_over_budget
-    )?;
-    for error in &status.policy_errors {
-        writeln!(out, "ERROR {error}")?;
-    }
-    for orphan in &status.orphans {
-        writeln!(
-            out,
-            "ERROR {} is governed, but its pod is not known any more; restart it",
-            orphan.display()
-        )?;
-    }
-    writeln!(out, "\n{} policies", status.policies.len())?;
-    for policy in &status.policies {
-        writeln!(out, "  {policy}")?;
-    }
-    writeln!(out, "\n{} pods", status.pods.len())?;
-    for pod in &status.pods {
-        let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
-        let by = if pod.policies.is_empty() { "no policy".to_owned() } else { pod.policies.join(", ") };
-        let leaving = if pod.leaving { ", leaving" } else { "" };
-        let open = if pod.guarded { "" } else { ", link not guarded" };
-        let (namespace, name, since) = (&pod.namespace, &pod.name, pod.since);
-        writeln!(out, "  {namespace}/{name} {} since {since:.0}: {by}{leaving}{open}", ips.join(","))?;
-    }
-    Ok(())
 }
 
 /// `sluice self-test`.
@@ -97,7 +52,7 @@ pub fn self_test(options: &selftest::Options, format: Format) -> anyhow::Result<
 
 /// `sluice detach`.
 pub fn detach(bpffs: &Path, run_dir: &Path) -> anyhow::Result<ExitCode> {
-    if admin::ask(run_dir, &Question::Status).is_ok() {
+    if admin::ask_status(run_dir).is_ok() {
         bail!(
             "an agent runs with {}; stop it first, or it would go on without its programs",
             run_dir.display()

@@ -19,6 +19,13 @@ pub struct Ruleset {
     ports: Vec<(u32, PortKey)>,
 }
 
+impl Ruleset {
+    /// How many entries it has in `ADDRESSES` and in `PORTS`.
+    pub fn entries(&self) -> (usize, usize) {
+        (self.addresses.len(), self.ports.len())
+    }
+}
+
 impl Datapath {
     /// Writes a compiled policy under a fresh id. Nothing uses it until a slot is flipped to it; if it does not fit,
     /// what was written is taken back.

@@ -31,12 +31,14 @@ mod links;
 mod programs;
 mod shared;
 mod sys;
+mod usage;
 
 pub use install::Ruleset;
 pub use programs::LoadedProgram;
 use shared::Shared;
 pub use sys::TestRun;
 use sys::{AttachType, Target};
+pub use usage::{CAPPED_MAPS, capacities};
 
 /// The kernel programs, as `ebpf/build` compiled them.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));

@@ -37,6 +37,7 @@ use crate::datapath::{Datapath, DatapathError, Ruleset, address_bytes};
 
 mod error;
 mod reconcile;
+mod usage;
 
 pub use error::{Invalid, NodeError};
 use reconcile::Targets;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use sluice_policy::{Policy, PolicyError, PolicySet, SetError, parse};
 
-use crate::agent::policies::{MAX_FILE, is_policy_file};
+use crate::agent::policies::is_policy_file;
+use crate::agent::trusted::MAX_FILE;
 
 /// The path that means standard input.
 pub(super) const STDIN: &str = "-";

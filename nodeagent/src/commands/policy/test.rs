@@ -12,7 +12,7 @@ use super::flow::{self, FlowError};
 use super::judge::Judge;
 use super::world;
 use crate::agent::Format;
-use crate::app::PostureArg;
+use crate::agent::config::PostureSetting;
 
 /// Exit code when a flow is denied.
 const EXIT_DENIED: u8 = 1;
@@ -78,8 +78,8 @@ pub(crate) struct TestArgs {
     #[arg(long, value_name = "FILE")]
     world: Option<PathBuf>,
     /// Judge as an agent with this posture does.
-    #[arg(long, value_enum, default_value_t = PostureArg::Enforce)]
-    posture: PostureArg,
+    #[arg(long, value_enum, default_value_t = PostureSetting::Enforce)]
+    posture: PostureSetting,
     /// How the verdicts are printed.
     #[arg(long, short, value_enum, default_value_t = Format::Text)]
     output: Format,
