@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
-use sluice_conformance::suite::{broken_input, demo, edits, escape, first_packet, inbound, meaning, smoke};
+use sluice_conformance::suite::{
+    broken_input, demo, edits, escape, first_packet, inbound, meaning, operate, smoke,
+};
 
 /// Black-box suites of Sluice.
 #[derive(Debug, Parser)]
@@ -46,6 +48,8 @@ enum Suite {
     },
     /// A pod that may send nothing answers whoever asks it, and sends nothing of its own.
     Inbound,
+    /// What an operator sees of the agent, and how it starts and stops.
+    Operate,
     /// Bad input of every kind gives a clear error and changes nothing.
     BrokenInput,
     /// A policy change is seen whole or not at all, by old flows too.
@@ -96,6 +100,7 @@ fn run(command: &Command) -> Result<bool> {
             let report = match &command.suite {
                 Suite::Smoke => smoke::run(place, seed).await?,
                 Suite::Inbound => inbound::run(place, seed).await?,
+                Suite::Operate => operate::run(place, seed).await?,
                 Suite::BrokenInput => broken_input::run(place, seed).await?,
                 Suite::Demo => demo::run(place, seed).await?,
                 Suite::Escape { only } => {

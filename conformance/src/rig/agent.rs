@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::command::{binary, run, tail};
@@ -68,6 +70,22 @@ impl AgentDirectories {
         self.run.join("cni.sock")
     }
 
+    /// The command line of an agent with these directories.
+    pub fn command(&self, binary: &Path, cgroup_root: &Path) -> Command {
+        let mut command = Command::new(binary);
+        command.arg("agent");
+        for (option, directory) in [
+            ("--cgroup-root", cgroup_root),
+            ("--bpffs", &self.bpffs),
+            ("--run-dir", &self.run),
+            ("--policies", &self.policies),
+            ("--state-dir", &self.state),
+        ] {
+            command.arg(option).arg(directory);
+        }
+        command
+    }
+
     /// Writes a policy file at once: under another name first, then renamed.
     pub fn write_policy(&self, name: &str, document: &str) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
@@ -104,18 +122,9 @@ impl Agent {
         // The marker of the run before this one stays, for the plugin reads it; a new one differs from it.
         self.marker_before = self.marker();
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.directories.log)?;
-        let mut child = Command::new(&self.binary)
-            .arg("agent")
-            .arg("--cgroup-root")
-            .arg(&self.cgroup_root)
-            .arg("--bpffs")
-            .arg(&self.directories.bpffs)
-            .arg("--run-dir")
-            .arg(&self.directories.run)
-            .arg("--policies")
-            .arg(&self.directories.policies)
-            .arg("--state-dir")
-            .arg(&self.directories.state)
+        let mut child = self
+            .directories
+            .command(&self.binary, &self.cgroup_root)
             .env("SLUICE_OUTPUT", "json")
             .args(&self.extra)
             .stdin(Stdio::null())
@@ -189,6 +198,28 @@ impl Agent {
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid().context("the agent is not running")?)?;
+        Ok(kill(Pid::from_raw(pid), signal)?)
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        let child = self.child.as_mut().context("the agent is not running")?;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("the agent does not end; {}", tail(&self.directories.log, 30));
+            }
+            tokio::time::sleep(TICK).await;
+        }
     }
 
     /// Kills it if it runs, and starts it again with the same directories.

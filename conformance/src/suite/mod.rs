@@ -8,6 +8,7 @@ pub mod first_packet;
 pub mod flood;
 pub mod inbound;
 pub mod meaning;
+pub mod operate;
 pub mod smoke;
 
 /// A default-deny policy for the pods of a namespace with such a label `app`, with these rules in YAML's flow style.

@@ -16,6 +16,7 @@ const fn suite(name: &'static str, args: &'static [&'static str]) -> Suite {
 pub(crate) const CI_SUITES: &[Suite] = &[
     suite("smoke", &[]),
     suite("broken-input", &[]),
+    suite("operate", &[]),
     suite("inbound", &[]),
     suite("escape", &[]),
     suite("meaning", &["--pairs", "200000"]),

@@ -134,6 +134,7 @@ impl Status {
         let mut told = self.steady();
         if let Some(fields) = told.as_object_mut() {
             fields.remove("started");
+            fields.remove("readySince");
         }
         told
     }

@@ -1,0 +1,72 @@
+//! The agent's HTTP listener, as Prometheus and kubelet ask it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Where the agent listens unless told otherwise.
+pub(super) const ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9470);
+
+/// An answer.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) head: String,
+    pub(super) body: String,
+}
+
+/// Asks once.
+pub(super) async fn get(path: &str) -> Result<Answer> {
+    ask(&format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")).await
+}
+
+/// Sends a request as it stands.
+pub(super) async fn ask(request: &str) -> Result<Answer> {
+    let mut stream = TcpStream::connect(ADDRESS).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok(Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() })
+}
+
+/// Samples: name and labels as they stand there, and value.
+pub(super) struct Samples(BTreeMap<String, f64>);
+
+/// Looks at the metrics.
+pub(super) async fn samples() -> Result<Samples> {
+    let answer = get("/metrics").await?;
+    let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (series, value) = line.rsplit_once(' ').context("a sample without a value")?;
+        Ok((series.to_owned(), value.parse().with_context(|| line.to_owned())?))
+    };
+    Ok(Samples(lines.map(sample).collect::<Result<_>>()?))
+}
+
+impl Samples {
+    /// One series.
+    pub(super) fn get(&self, series: &str) -> Result<f64> {
+        self.0.get(series).copied().with_context(|| format!("there is no {series}"))
+    }
+
+    /// All series of a name.
+    pub(super) fn sum(&self, name: &str) -> f64 {
+        let of_name = self.0.iter().filter(|(series, _)| series.split('{').next() == Some(name));
+        of_name.map(|(_, value)| value).sum()
+    }
+
+    /// The names and labels.
+    pub(super) fn series(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+
+    /// By how much a series has grown since.
+    pub(super) fn growth(&self, before: &Self, series: &str) -> Result<f64> {
+        Ok(self.get(series)? - before.get(series)?)
+    }
+}
