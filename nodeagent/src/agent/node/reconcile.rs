@@ -171,8 +171,13 @@ impl Node {
         }
         let is_gone = |endpoint: &&Endpoint| endpoint.leaving && !Self::is_alive(&endpoint.record);
         let gone = self.endpoints.values().filter(is_gone).map(|endpoint| endpoint.record.cgroup);
-        for cgroup in gone.collect::<Vec<u64>>() {
-            result = result.and(self.forget(cgroup));
+        let gone: Vec<u64> = gone.collect();
+        for cgroup in &gone {
+            result = result.and(self.forget(*cgroup));
+        }
+        // Their policies may be nobody's now.
+        if !gone.is_empty() && self.policies.is_some() {
+            result = result.and(self.reconcile());
         }
         let gone = self.orphans.iter().filter(|(cgroup, path)| !super::is_cgroup(path, **cgroup));
         for cgroup in gone.map(|(cgroup, _)| *cgroup).collect::<Vec<u64>>() {
