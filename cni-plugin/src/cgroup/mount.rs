@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
 /// A cgroup2 mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
@@ -23,7 +25,12 @@ impl Mount {
 
 /// The cgroup2 mount of this process, of several the first that shows the whole hierarchy.
 pub(super) fn cgroup2() -> Option<Mount> {
-    pick(parse(&fs::read_to_string("/proc/self/mountinfo").ok()?))
+    let mut mounts = parse(&fs::read_to_string("/proc/self/mountinfo").ok()?);
+    // One that another mount hides is listed all the same.
+    mounts.retain(|mount| {
+        statfs(&mount.point).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    });
+    pick(mounts)
 }
 
 fn pick(mounts: Vec<Mount>) -> Option<Mount> {

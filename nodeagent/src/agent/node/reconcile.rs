@@ -232,8 +232,13 @@ impl Node {
         let may_be_gone = |endpoint: &Endpoint| endpoint.leaving || endpoint.record.found;
         let is_gone = |endpoint: &&Endpoint| may_be_gone(endpoint) && !Self::is_alive(&endpoint.record);
         let gone = self.endpoints.values().filter(is_gone).map(|endpoint| endpoint.record.cgroup);
-        for cgroup in gone.collect::<Vec<u64>>() {
-            result = result.and(self.forget(cgroup));
+        let gone: Vec<u64> = gone.collect();
+        for cgroup in &gone {
+            result = result.and(self.forget(*cgroup));
+        }
+        // Their policies may be nobody's now.
+        if !gone.is_empty() && self.policies.is_some() {
+            result = result.and(self.reconcile());
         }
         let gone = self.orphans.iter().filter(|(cgroup, path)| !super::is_cgroup(path, **cgroup));
         for cgroup in gone.map(|(cgroup, _)| *cgroup).collect::<Vec<u64>>() {
