@@ -28,7 +28,7 @@ pub(super) fn probe(node: &Node) -> Vec<Feature> {
         feature(
             "classifiers by link (tcx, Linux 6.6)",
             node.has_links_on_interfaces(),
-            "the guard at the host's end of a pod's link is a clsact filter, which other software may remove",
+            "where other software has a queueing discipline at the host's end of a pod's link, the guard is a filter in it, which that software may remove",
         ),
         feature(
             "ending connections (SOCK_DESTROY, CONFIG_INET_DIAG_DESTROY)",

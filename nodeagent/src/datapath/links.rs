@@ -8,7 +8,8 @@ use std::path::Path;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
 };
 use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType};
 use nix::libc;
@@ -84,6 +85,11 @@ fn classifier<'a>(
 
 impl Datapath {
     /// Watches the host's end of a pod's link for what the cgroup hooks do not see.
+    ///
+    /// An interface that has no queueing discipline of anybody's gets one with our filters. Otherwise a link is made, with
+    /// which no other software's filters can interfere; but a link waits until every CPU has passed by (`tcx_entry_sync`: 8
+    /// to 20 ms), with the lock of the network's configuration held, for each direction, when it is made and when the
+    /// interface goes. What an earlier agent made is exchanged as it is.
     pub fn guard(&mut self, interface: u32, cgroup: u64) -> Result<(), DatapathError> {
         self.links.insert(interface, cgroup, 0).map_err(map_error("LINKS"))?;
         let device = if_indextoname(interface).map_err(|error| DatapathError::Link {
@@ -92,20 +98,26 @@ impl Datapath {
             source: error.into(),
         })?;
         let device = device.to_string_lossy();
-        // A queueing discipline that is there already is as good as ours.
-        let _ = qdisc_add_clsact(&device);
+        let is_ours = qdisc_add_clsact(&device).is_ok();
         for (name, at) in GUARDS {
             let pin = self.place.links().join(format!("{name}-{interface}"));
             let program = classifier(&mut self.object, name)?;
-            // A filter, not a link. A link waits for every CPU (tcx_entry_sync: 8 to 20 ms) with the lock of the network's
-            // configuration held, once for each direction, when it is made and again when the interface goes. Filters go
-            // with the interface, and are found again by their place. A kernel without them has links (6.6).
-            if !pin.exists() && attach_by_netlink(program, at, &device).is_ok() {
+            let refused = |source| DatapathError::Program { name, source: Box::new(source) };
+            let done =
+                if is_ours { add_filter(program, at, &device) } else { replace_filter(program, at, &device) };
+            if done.is_ok() && !pin.exists() {
                 continue;
             }
-            let refused = |source| DatapathError::Program { name, source: Box::new(source) };
             let fd = program.fd().map_err(refused)?.as_fd();
-            put(fd, name, at, Target::Interface(interface), interface.into(), &pin)?;
+            match put(fd, name, at, Target::Interface(interface), interface.into(), &pin) {
+                // Before 6.6 an interface takes classifiers by netlink only.
+                Err(DatapathError::Link { action: "create", source, .. })
+                    if source.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    add_filter(program, at, &device).map_err(refused)?;
+                }
+                done => done?,
+            }
         }
         Ok(())
     }
@@ -158,23 +170,22 @@ impl Datapath {
     }
 }
 
-fn attach_by_netlink(
-    program: &mut SchedClassifier,
-    at: AttachType,
-    device: &str,
-) -> Result<(), ProgramError> {
-    let side = side(at);
+/// Adds our filter where there is none of ours. It goes with the interface, and is found again by its place.
+fn add_filter(program: &mut SchedClassifier, at: AttachType, device: &str) -> Result<(), ProgramError> {
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
-    let link = match program.attach_with_options(device, side, TcAttachOptions::Netlink(options)) {
-        Ok(link) => link,
-        Err(error) => {
-            // Our filter of before, if that is why, is replaced in one step.
-            let before = SchedClassifierLink::attached(device, side, PRIORITY, HANDLE, None)
-                .map_err(ProgramError::IOError)?;
-            program.attach_to_link(before).map_err(|_| error)?
-        }
-    };
-    // The filter stays with the interface, whatever becomes of this agent.
+    let link = program.attach_with_options(device, side(at), TcAttachOptions::Netlink(options))?;
+    keep(program, link)
+}
+
+/// Puts a program into our filter of before in one step. Where there is none the kernel says so.
+fn replace_filter(program: &mut SchedClassifier, at: AttachType, device: &str) -> Result<(), ProgramError> {
+    let before = SchedClassifierLink::attached(device, side(at), PRIORITY, HANDLE, None);
+    let link = program.attach_to_link(before.map_err(ProgramError::IOError)?)?;
+    keep(program, link)
+}
+
+/// The filter stays with the interface, whatever becomes of this agent.
+fn keep(program: &mut SchedClassifier, link: SchedClassifierLinkId) -> Result<(), ProgramError> {
     std::mem::forget(program.take_link(link)?);
     Ok(())
 }

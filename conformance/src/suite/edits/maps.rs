@@ -21,7 +21,7 @@ pub(super) type Entries = [usize; MAPS.len()];
 pub(super) fn count(agent: &Agent) -> Result<Entries> {
     let mut entries = [0; MAPS.len()];
     for (name, count) in MAPS.into_iter().zip(&mut entries) {
-        let pin = directory(agent)?.join(name).display().to_string();
+        let pin = pin(agent, name)?.display().to_string();
         let dump = run("bpftool", ["--json", "map", "dump", "pinned", &pin])?;
         let dump: Value = serde_json::from_str(&dump).context("bpftool's dump")?;
         *count = dump.as_array().context("bpftool dumps no list")?.len();
@@ -41,10 +41,15 @@ pub(super) async fn wait(agent: &Agent, wanted: Entries, limit: Duration) -> Res
     }
 }
 
-/// `<bpffs>/sluice/<ABI version>/maps`.
-fn directory(agent: &Agent) -> Result<PathBuf> {
+/// `<bpffs>/sluice/<ABI version>/maps/<NAME>-<layout>`.
+fn pin(agent: &Agent, name: &str) -> Result<PathBuf> {
     let base = agent.directories().bpffs.join("sluice");
     let versions = fs::read_dir(&base).with_context(|| format!("no pins in {}", base.display()))?;
     let version = versions.flatten().next().context("no ABI version has pins")?;
-    Ok(version.path().join("maps"))
+    let pins = fs::read_dir(version.path().join("maps"))?.flatten().map(|pin| pin.path());
+    let is_of = |pin: &PathBuf| {
+        let file = pin.file_name().and_then(|file| file.to_str());
+        file.and_then(|file| file.rsplit_once('-')).is_some_and(|(map, _)| map == name)
+    };
+    pins.into_iter().find(is_of).with_context(|| format!("no map {name} is pinned"))
 }
