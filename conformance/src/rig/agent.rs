@@ -1,6 +1,5 @@
 //! The node agent under test.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -240,16 +239,26 @@ impl Agent {
         Ok(objects)
     }
 
-    /// Entries of each pinned map, by its path below the pins: `<ABI version>/maps/<NAME>`.
-    pub fn map_entries(&self, counted: impl Fn(&str) -> bool) -> Result<BTreeMap<String, usize>> {
-        let mut entries = BTreeMap::new();
-        for pin in bpf::pins(&self.pins())? {
-            let name = pin.strip_prefix(self.pins())?.display().to_string();
-            if counted(pin.file_name().and_then(|name| name.to_str()).unwrap_or_default()) {
-                entries.insert(name, bpf::entries(&pin)?);
-            }
+    /// Entries of these of the pinned maps, in the layout that the agent uses.
+    pub fn map_entries<const N: usize>(&self, maps: [&str; N]) -> Result<[usize; N]> {
+        let pins = bpf::pins(&self.pins())?;
+        let mut entries = [0; N];
+        for (map, count) in maps.into_iter().zip(&mut entries) {
+            // `<ABI version>/maps/<NAME>-<layout>`
+            let is_of = |pin: &&PathBuf| {
+                let name =
+                    pin.file_name().and_then(|name| name.to_str()).and_then(|name| name.rsplit_once('-'));
+                name.is_some_and(|(name, _)| name == map)
+            };
+            let pin = pins.iter().find(is_of).with_context(|| format!("no map {map} is pinned"))?;
+            *count = bpf::entries(pin)?;
         }
         Ok(entries)
+    }
+
+    /// What the kernel accounts for every pinned map, in bytes.
+    pub fn map_memory(&self) -> Result<usize> {
+        bpf::pins(&self.pins())?.iter().map(|pin| bpf::memory(pin)).sum()
     }
 
     fn pins(&self) -> PathBuf {

@@ -166,11 +166,7 @@ pub(super) fn entries(pin: &Path) -> Result<usize> {
     }
     let map = open(pin)?;
     let text = fdinfo(&map)?;
-    let field = |name: &str| -> Result<usize> {
-        let value = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        value.and_then(|value| value.parse().ok()).with_context(|| format!("{} has no {name}", pin.display()))
-    };
-    let (key_size, most) = (field("key_size:")?, field("max_entries:")?);
+    let (key_size, most) = (field(&text, "key_size:")?, field(&text, "max_entries:")?);
     let (mut key, mut next) = (vec![0_u8; key_size], vec![0_u8; key_size]);
     let mut count = 0;
     // A map that changes meanwhile may begin anew.
@@ -259,6 +255,18 @@ fn open(pin: &Path) -> Result<OwnedFd> {
     let fd = bpf(BPF_OBJ_GET, &attr).with_context(|| format!("opening {}", pin.display()))?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel accounts for a pinned map, in bytes; 0 for what is no map.
+pub(super) fn memory(pin: &Path) -> Result<usize> {
+    let text = fdinfo(&open(pin)?)?;
+    if text.contains("map_type:") { field(&text, "memlock:") } else { Ok(0) }
+}
+
+/// A number that `fdinfo` tells.
+fn field(fdinfo: &str, name: &str) -> Result<usize> {
+    let value = fdinfo.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    value.and_then(|value| value.parse().ok()).with_context(|| format!("fdinfo has no {name}"))
 }
 
 fn fdinfo(fd: &OwnedFd) -> Result<String> {

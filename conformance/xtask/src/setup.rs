@@ -76,7 +76,6 @@ const NEEDS: &[Need] = &[
     ),
     need(&["busybox-static"], Probe::Program("busybox"), "fills their image"),
     need(&["iproute2"], Probe::Program("ip"), "lays out networks for the suites"),
-    need(&["bpftool"], Probe::Program("bpftool"), "shows the suites what the kernel holds"),
     Need {
         packages: &["rust-web-clippy"],
         there: Probe::Other(has_bpf_clippy),

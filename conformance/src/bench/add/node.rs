@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use serde_json::Value;
 use sluice_api::{Add, Attachment, Call, Cgroup, Outcome, PROTOCOL_VERSION, Pod, Reply, Request, frame};
 
 use super::pods::{Birth, Maker};
@@ -126,7 +125,7 @@ impl<'a> Node<'a> {
         std::thread::sleep(REST);
         let pid = self.agent.pid().context("the agent has ended")?;
         let pss = proportional(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?)?;
-        Ok((pss / 1024.0, maps(&self.agent.directories().bpffs)? / f64::from(1 << 20)))
+        Ok((pss / 1024.0, f64::from(u32::try_from(self.agent.map_memory()? >> 10)?) / 1024.0))
     }
 
     /// Allows what was denied, so many times; gives how long each took, from the rename of the file to the first datagram that
@@ -193,24 +192,6 @@ fn proportional(rollup: &str) -> Result<f64> {
     let line =
         rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("smaps_rollup has no Pss")?;
     line.trim().trim_end_matches(" kB").parse().with_context(|| format!("Pss: {line:?}"))
-}
-
-/// What the kernel accounts for every pinned map, in bytes.
-fn maps(bpffs: &Path) -> Result<f64> {
-    let mut sum = 0.0;
-    for version in fs::read_dir(bpffs.join("sluice"))?.flatten() {
-        let pins = fs::read_dir(version.path().join("maps")).into_iter().flatten().flatten();
-        for pin in pins.map(|pin| pin.path()) {
-            sum += memory_of(&pin)?;
-        }
-    }
-    Ok(sum)
-}
-
-fn memory_of(pin: &Path) -> Result<f64> {
-    let shown = run("bpftool", ["--json", "map", "show", "pinned", &pin.display().to_string()])?;
-    let shown: Value = serde_json::from_str(&shown).context("bpftool's map")?;
-    shown["bytes_memlock"].as_f64().with_context(|| format!("bpftool tells no memory of {}", pin.display()))
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! A hundred pods at once.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::plugin::{self, Answer};
 use super::sandbox::Sandbox;
 use super::{Run, VERSIONS};
-use crate::rig::run as run_program;
 
 /// How many.
 const PODS: u32 = 100;
@@ -70,14 +67,6 @@ fn is_empty(run: &Run<'_>) -> Result<bool> {
 }
 
 /// Entries of each map.
-fn entries(run: &Run<'_>) -> Result<Vec<usize>> {
-    let base = run.agent()?.directories().bpffs.join("sluice");
-    let version = fs::read_dir(&base)?.flatten().next().context("no ABI version has pins")?.path();
-    let count = |name: &str| {
-        let pin = version.join("maps").join(name).display().to_string();
-        let dump = run_program("bpftool", ["--json", "map", "dump", "pinned", &pin])?;
-        let dump: Value = serde_json::from_str(&dump).context("bpftool's dump")?;
-        Ok(dump.as_array().context("bpftool dumps no list")?.len())
-    };
-    MAPS.into_iter().map(count).collect()
+fn entries(run: &Run<'_>) -> Result<[usize; MAPS.len()]> {
+    run.agent()?.map_entries(MAPS)
 }

@@ -5,7 +5,6 @@
 //! The run has a rough part, a calm one in which one agent lives long enough for its memory to be looked at, and an end: all is
 //! counted, Sluice is detached from under pods that still send, and detached again when they are gone.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -81,7 +80,7 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     let mut told = Told::default();
     let mut cast = Cast::new(&rig);
     let mut lasting = Lasting::make(&rig, &mut cast, &mut random).await?;
-    let baseline = map_entries(&agent)?;
+    let baseline = agent.map_entries(MAPS)?;
     let stay = cast.members.len();
     for (role, count) in PODS {
         while cast.of(role).count() < count {
@@ -107,7 +106,7 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     for index in 0..stay - 1 {
         cast.stop(index).await?;
     }
-    let entries = wait_for_entries(&agent, &baseline).await?;
+    let entries = wait_for_entries(&agent, baseline).await?;
     report.equal("map entries in the end", format!("{entries:?}"), "", format!("{baseline:?}"));
     judge::counters(&mut report, &policies::status(&agent)?);
     gauge.judge(&mut report);
@@ -241,19 +240,14 @@ async fn compare_builds(report: &mut Report, agent: &mut Agent, builds: &[PathBu
     Ok(())
 }
 
-/// Entries of the maps that hold what is in force. Those that only remember what was seen let go of the oldest.
-fn map_entries(agent: &Agent) -> Result<BTreeMap<String, usize>> {
-    agent.map_entries(|name| ["ENDPOINTS", "LINKS", "ADDRESSES", "PORTS"].contains(&name))
-}
+/// The maps that hold what is in force. Those that only remember what was seen let go of the oldest.
+const MAPS: [&str; 4] = ["ENDPOINTS", "LINKS", "ADDRESSES", "PORTS"];
 
-async fn wait_for_entries(
-    agent: &Agent,
-    wanted: &BTreeMap<String, usize>,
-) -> Result<BTreeMap<String, usize>> {
+async fn wait_for_entries(agent: &Agent, wanted: [usize; MAPS.len()]) -> Result<[usize; MAPS.len()]> {
     let deadline = Instant::now() + RETIRE_LIMIT;
     loop {
-        let entries = map_entries(agent)?;
-        if entries == *wanted || Instant::now() > deadline {
+        let entries = agent.map_entries(MAPS)?;
+        if entries == wanted || Instant::now() > deadline {
             return Ok(entries);
         }
         tokio::time::sleep(TICK).await;
