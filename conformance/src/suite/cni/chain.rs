@@ -35,7 +35,10 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     let found = add_killed(run).await.and_then(|()| same(run, &before));
     run.clause("chain: the plugin killed during ADD: the pod does not start, and nothing of it stays", found);
     let found = del_killed(run).await.and_then(|()| same(run, &before));
-    run.clause("chain: the plugin killed during DEL: the next DEL frees everything", found);
+    run.clause(
+        "chain: DEL runs ours first; killed in the middle of it, the next DEL frees everything",
+        found,
+    );
     let found = starts(run).await;
     run.clause("chain: pods start, governed, after all of that", found);
     Ok(())
@@ -131,11 +134,14 @@ async fn del_killed(run: &mut Run<'_>) -> Result<()> {
     let request = StopPodSandboxRequest { pod_sandbox_id: pod.id().to_owned() };
     let (mut client, socket) = (run.rig.cri(), run.rig.agent_directories().cni_socket());
     let (stopped, killed) = tokio::join!(client.stop_pod_sandbox(request), async {
-        let killed = running_plugin(socket).await.and_then(|pid| Ok(kill(pid, Signal::SIGKILL)?));
+        let plugin = running_plugin(socket).await;
+        let held = held(run);
+        let killed = plugin.and_then(|pid| Ok(kill(pid, Signal::SIGKILL)?));
         signal(run, Signal::SIGCONT)?;
-        killed
+        killed?;
+        held
     });
-    killed?;
+    ensure!(killed?.leases.contains(&pod.ipv4()?), "the primary's DEL ran before ours");
     ensure!(stopped.is_err(), "containerd took the killed plugin for a success");
     pod.remove().await
 }

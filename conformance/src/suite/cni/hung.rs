@@ -53,10 +53,14 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
         let took = answer.as_ref().map_or(0, |answer| answer.took.as_millis() as u64);
         run.report.note(&format!("{verb} beside a hung agent"), took, "ms");
     }
-    let late = ["did not answer within"];
-    let fails = |answer: Result<Answer>| answer.and_then(|answer| answer.fails(11, &late));
-    run.clause("deadlines: ADD fails with code 11 within 5 s of a hung agent", fails(add));
-    run.clause("deadlines: CHECK and GC fail with code 11 within 2 s", fails(check).and(fails(gc)));
+    let fails = |answer: Result<Answer>, late| answer.and_then(|answer| answer.fails(11, &[late]));
+    let found = fails(add, "did not answer within 5s");
+    run.clause("deadlines: ADD fails with code 11 within 5 s of a hung agent", found);
+    let late = "did not answer within 2s";
+    run.clause(
+        "deadlines: CHECK and GC fail with code 11 within 2 s",
+        fails(check, late).and(fails(gc, late)),
+    );
     let found = del.and_then(|answer| answer.is_silent());
     run.clause("deadlines: DEL succeeds within 2 s", found);
     let found = status.and_then(|answer| answer.is_silent());

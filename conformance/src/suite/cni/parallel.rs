@@ -21,7 +21,10 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     // No pod is there. What those before had goes with a delay.
     run.until("the kernel's maps to be empty", || is_empty(run)).await?;
     let sandboxes = run.sandboxes(PODS)?;
-    let found = all(run, "ADD", &sandboxes).await.and_then(|answers| {
+    let answers = all(run, "ADD", &sandboxes).await;
+    let slowest = answers.iter().flatten().map(|answer| answer.took).max().unwrap_or_default();
+    run.report.note(&format!("the slowest of {PODS} ADDs at once"), slowest.as_millis() as u64, "ms");
+    let found = answers.and_then(|answers| {
         let results = sandboxes.iter().zip(0..).map(|(sandbox, number)| sandbox.result(version(number)));
         answers.iter().zip(results).try_for_each(|(answer, result)| answer.passes_on(&result))
     });
