@@ -42,14 +42,14 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     run.denied(2000, REPEATED).await?;
     attempts(&run.vault, DESTINATIONS.allowed[0], TCP_PORT, 3, "connected").await?;
     // The last of them is in the agent when its event is.
-    let is_told = async || Ok((http::samples().await?.growth(&before, ALLOWED_EVENTS)? >= 3.0).then_some(()));
+    let is_told = async || Ok((http::samples().await?.growth(&before, ALLOWED_EVENTS)? >= 3).then_some(()));
     until("the events", is_told).await?;
     let after = http::samples().await?;
-    let made = f64::from(PLACES) + f64::from(REPEATED);
+    let made = u64::from(PLACES) + u64::from(REPEATED);
     run.report.equal("denials counted by the kernel", after.growth(&before, DENIED)?, "", made);
-    run.report.equal("connections told of", after.growth(&before, ALLOWED_EVENTS)?, "", 3.0);
+    run.report.equal("connections told of", after.growth(&before, ALLOWED_EVENTS)?, "", 3);
     let told = after.growth(&before, DENY_EVENTS)?;
-    let (least, most) = (f64::from(PLACES) + 1.0, made);
+    let (least, most) = (u64::from(PLACES) + 1, made);
     let ok = (least..=most).contains(&told);
     run.report.add("denials told of", told, "", &format!("{least} to {most}"), Some(ok));
     let at_connect = after.growth(&before, AT_CONNECT)?;
@@ -63,26 +63,22 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
         .collect();
     run.report.equal("series that name a pod", names, "", Vec::<String>::new());
     for (series, value) in [
-        ("sluice_endpoints{state=\"governed\"}", 1.0),
-        ("sluice_map_entries{map=\"endpoints\"}", 1.0),
-        ("sluice_map_capacity{map=\"endpoints\"}", 4096.0),
-        ("sluice_policies", 1.0),
-        ("sluice_rules", 1.0),
-        ("sluice_policy_errors", 0.0),
-        ("sluice_orphans", 0.0),
-        ("sluice_unguarded_endpoints", 0.0),
-        ("sluice_cni_requests_total{call=\"add\",result=\"done\"}", 1.0),
-        ("sluice_cni_request_duration_seconds_count{call=\"add\"}", 1.0),
-        ("sluice_events_lost_total{at=\"ring\"}", 0.0),
-        ("sluice_events_attributed_total{result=\"miss\"}", 0.0),
+        ("sluice_endpoints{state=\"governed\"}", 1),
+        ("sluice_map_entries{map=\"endpoints\"}", 1),
+        ("sluice_map_capacity{map=\"endpoints\"}", 4096),
+        ("sluice_policies", 1),
+        ("sluice_rules", 1),
+        ("sluice_policy_errors", 0),
+        ("sluice_orphans", 0),
+        ("sluice_unguarded_endpoints", 0),
+        ("sluice_cni_requests_total{call=\"add\",result=\"done\"}", 1),
+        ("sluice_cni_request_duration_seconds_count{call=\"add\"}", 1),
+        ("sluice_events_lost_total{at=\"ring\"}", 0),
+        ("sluice_events_attributed_total{result=\"miss\"}", 0),
     ] {
         run.report.equal(series, after.get(series)?, "", value);
     }
-    run.report.some(
-        "entries of compiled policies",
-        after.get("sluice_map_entries{map=\"addresses\"}")? as u64,
-        "",
-    );
+    run.report.some("entries of compiled policies", after.get("sluice_map_entries{map=\"addresses\"}")?, "");
     pods(run).await
 }
 
@@ -161,11 +157,11 @@ pub(super) async fn excluded(rig: &Rig, report: &mut Report) -> Result<()> {
         attempts(&second, DESTINATIONS.forbidden[0], 3000 + port, 1, "EPERM").await?;
     }
     attempts(&second, DESTINATIONS.forbidden[1], 3000, 1, "EPERM").await?;
-    let is_told = async || Ok((http::samples().await?.growth(&before, DENY_EVENTS)? >= 1.0).then_some(()));
+    let is_told = async || Ok((http::samples().await?.growth(&before, DENY_EVENTS)? >= 1).then_some(()));
     until("the event that is not excluded", is_told).await?;
     let after = http::samples().await?;
-    report.equal("excluded: counted as filtered", after.growth(&before, EXCLUDED)?, "", f64::from(PLACES));
-    let denials = f64::from(PLACES) + 1.0;
+    report.equal("excluded: counted as filtered", after.growth(&before, EXCLUDED)?, "", u64::from(PLACES));
+    let denials = u64::from(PLACES) + 1;
     report.equal("excluded: denied all the same", after.growth(&before, DENIED)?, "", denials);
     let told: Vec<Value> = agent.events().iter().map(|event| event["dst"].clone()).collect();
     let hidden = told.iter().filter(|to| **to == DESTINATIONS.forbidden[0].to_string()).count();

@@ -104,7 +104,7 @@ fn collect(from: impl Read + Send + 'static) -> Result<Arc<Mutex<Vec<String>>>> 
 async fn observers(count: usize) -> Result<()> {
     let is_so = async || {
         let now = http::samples().await?.get("sluice_observers")?;
-        Ok((now as usize == count).then_some(()))
+        Ok((now == count as u64).then_some(()))
     };
     until(&format!("{count} observers"), is_so).await
 }
@@ -250,7 +250,7 @@ async fn slow(run: &mut Run<'_>, seed: u64) -> Result<()> {
     let (lost, of_quick) = (lost_lines(&slow.errors()), lost_lines(&quick.errors()));
     run.report.some("events that the slow reader lost", lost, "");
     let after = http::samples().await?;
-    let counted = after.growth(&before, "sluice_events_lost_total{at=\"observer\"}")? as u64;
+    let counted = after.growth(&before, "sluice_events_lost_total{at=\"observer\"}")?;
     run.report.equal("losses counted in the metrics", counted, "", lost + of_quick);
     let in_ring = after.growth(&before, "sluice_events_lost_total{at=\"ring\"}")?;
     run.report.note("events lost in the ring buffer meanwhile", in_ring, "");
@@ -267,8 +267,7 @@ async fn quiet(rig: &Rig) -> Result<(http::Samples, Observer, Observer)> {
             Observer::start(rig, &["-o", "json"], 1).await?,
             Observer::start(rig, &["-o", "json"], 2).await?,
         );
-        let told = http::samples().await?.sum(EVENTS);
-        if told == before.sum(EVENTS) {
+        if http::samples().await?.growth_of_all(&before, EVENTS)? == 0 {
             return Ok(Some((before, observers.0, observers.1)));
         }
         // An event came in between: whether they have it is not known.
@@ -282,7 +281,7 @@ async fn quiet(rig: &Rig) -> Result<(http::Samples, Observer, Observer)> {
 /// Waits until an observer has, or knows that it lost, every event since `before`; says how many those are.
 async fn all_there(observer: &Observer, before: &http::Samples) -> Result<u64> {
     let look = async || {
-        let told = (http::samples().await?.sum(EVENTS) - before.sum(EVENTS)) as u64;
+        let told = http::samples().await?.growth_of_all(before, EVENTS)?;
         Ok((observer.known() == told).then_some(told))
     };
     until("every event at an observer, or word that it is lost", look).await

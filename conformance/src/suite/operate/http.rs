@@ -35,7 +35,7 @@ pub(super) async fn ask(request: &str) -> Result<Answer> {
 }
 
 /// Samples: name and labels as they stand there, and value.
-pub(super) struct Samples(BTreeMap<String, f64>);
+pub(super) struct Samples(BTreeMap<String, String>);
 
 /// Looks at the metrics.
 pub(super) async fn samples() -> Result<Samples> {
@@ -43,21 +43,22 @@ pub(super) async fn samples() -> Result<Samples> {
     let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
         let (series, value) = line.rsplit_once(' ').context("a sample without a value")?;
-        Ok((series.to_owned(), value.parse().with_context(|| line.to_owned())?))
+        Ok((series.to_owned(), value.to_owned()))
     };
     Ok(Samples(lines.map(sample).collect::<Result<_>>()?))
 }
 
 impl Samples {
-    /// One series.
-    pub(super) fn get(&self, series: &str) -> Result<f64> {
-        self.0.get(series).copied().with_context(|| format!("there is no {series}"))
+    /// One series, which must be a count.
+    pub(super) fn get(&self, series: &str) -> Result<u64> {
+        let value = self.0.get(series).with_context(|| format!("there is no {series}"))?;
+        value.parse().with_context(|| format!("{series} is {value}"))
     }
 
-    /// All series of a name.
-    pub(super) fn sum(&self, name: &str) -> f64 {
-        let of_name = self.0.iter().filter(|(series, _)| series.split('{').next() == Some(name));
-        of_name.map(|(_, value)| value).sum()
+    /// All series of a name together.
+    pub(super) fn sum(&self, name: &str) -> Result<u64> {
+        let of_name = self.series().into_iter().filter(|series| series.split('{').next() == Some(name));
+        of_name.map(|series| self.get(series)).sum()
     }
 
     /// The names and labels.
@@ -65,8 +66,17 @@ impl Samples {
         self.0.keys().map(String::as_str).collect()
     }
 
-    /// By how much a series has grown since.
-    pub(super) fn growth(&self, before: &Self, series: &str) -> Result<f64> {
-        Ok(self.get(series)? - before.get(series)?)
+    /// By how much a series has grown since. None shrinks.
+    pub(super) fn growth(&self, before: &Self, series: &str) -> Result<u64> {
+        grown(series, before.get(series)?, self.get(series)?)
     }
+
+    /// By how much all series of a name have grown together.
+    pub(super) fn growth_of_all(&self, before: &Self, name: &str) -> Result<u64> {
+        grown(name, before.sum(name)?, self.sum(name)?)
+    }
+}
+
+fn grown(name: &str, before: u64, after: u64) -> Result<u64> {
+    after.checked_sub(before).with_context(|| format!("{name} fell from {before} to {after}"))
 }

@@ -45,7 +45,7 @@ pub(super) async fn run(rig: &Rig, report: &mut Report) -> Result<()> {
     report.equal("not ready: /readyz", answer.status, "", 503);
     says(report, "not ready: what /readyz says", &answer.body, &["waiting for: policies"]);
     report.equal("not ready: /healthz", http::get("/healthz").await?.status, "", 200);
-    report.equal("not ready: sluice_ready", http::samples().await?.get("sluice_ready")?, "", 0.0);
+    report.equal("not ready: sluice_ready", http::samples().await?.get("sluice_ready")?, "", 0);
     let status = sluice(rig, &["status", "--output", "json"]).await?;
     report.equal("not ready: exit code of status", status.status.code(), "", 1);
     let told: Value = serde_json::from_slice(&status.stdout).context("the status")?;
@@ -61,7 +61,7 @@ pub(super) async fn run(rig: &Rig, report: &mut Report) -> Result<()> {
     report.note("ready after the directory is there", start.elapsed().as_millis() as u64, "ms");
     let is_marked = async || Ok(marker.exists().then_some(()));
     until("the marker for the plugin", is_marked).await?;
-    report.equal("ready: sluice_ready", http::samples().await?.get("sluice_ready")?, "", 1.0);
+    report.equal("ready: sluice_ready", http::samples().await?.get("sluice_ready")?, "", 1);
     let status = sluice(rig, &["status"]).await?;
     report.equal("ready: exit code of status", status.status.code(), "", 0);
 
