@@ -25,8 +25,9 @@ const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
 
 /// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` (enum `bpf_attach_type`).
 pub(super) const TCX: [u32; 2] = [46, 47];
-/// More attach types than the kernel has for cgroups.
-pub(super) const ATTACH_TYPES: u32 = 64;
+/// Those for cgroups that all supported kernels have; the numbers between take other targets.
+pub(super) const CGROUP: [u32; 23] =
+    [0, 1, 2, 3, 6, 8, 9, 10, 11, 12, 13, 14, 15, 18, 19, 20, 21, 22, 29, 30, 31, 32, 34];
 
 /// A kind of object that has an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -189,7 +190,7 @@ pub(super) fn entries(pin: &Path) -> Result<usize> {
     Ok(count)
 }
 
-/// How many programs are attached at a cgroup in such a way; `None` if cgroups know no such way.
+/// How many programs are attached at a cgroup in such a way; `None` if the kernel knows no such way.
 pub(super) fn attached_at_cgroup(cgroup: BorrowedFd<'_>, way: u32) -> Result<Option<u32>> {
     attached(cgroup.as_raw_fd().cast_unsigned(), way)
 }
@@ -217,8 +218,8 @@ fn attached(target: u32, way: u32) -> Result<Option<u32>> {
         // SAFETY: `attr` lives; the kernel has written the count into it, so it is read anew.
         Ok(_) => Ok(Some(unsafe { (&raw const attr.count).read_volatile() })),
         Err(error) => match error.raw_os_error() {
-            // Not a way for this kind of target; nothing attached yet.
-            Some(libc::EINVAL | libc::EBADF) => Ok(None),
+            Some(libc::EINVAL) => Ok(None),
+            // Nothing was ever attached.
             Some(libc::ENOENT) => Ok(Some(0)),
             _ => Err(error).context("asking what is attached"),
         },

@@ -138,6 +138,7 @@ impl Rig {
 
     /// What Sluice could change on the node, as it is now.
     pub fn snapshot(&self) -> Result<Snapshot> {
+        net::wait_up()?;
         Snapshot::take(&self.place, &self.agent)
     }
 

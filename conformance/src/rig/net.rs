@@ -11,11 +11,13 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use super::command::ip;
+use super::command::{ip, run};
+use super::containerd::TICK;
 
 /// The bridge that the pods hang on.
 pub const BRIDGE: &str = "rig-br0";
@@ -34,6 +36,8 @@ const NODE_SIDE: &str = "rig-far";
 pub(super) const FAR_SIDE: &str = "rig-node";
 const NODE_MAC: &str = "02:00:00:00:00:01";
 const FAR_MAC: &str = "02:00:00:00:00:02";
+/// How long the kernel may take to bring the wire up.
+const UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Destinations that suites use: one of each family from the `203` prefixes, one of each from the `198` ones.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +111,19 @@ pub(super) fn build() -> Result<()> {
         let via = if prefix.contains(':') { FAR_ADDRESS6.to_string() } else { FAR_ADDRESS.to_string() };
         ip(&format!("route add {prefix} via {via}"))?;
         far(&format!("route add local {prefix} dev lo"))?;
+    }
+    Ok(())
+}
+
+/// Waits until both ends of the wire have their link-local address. The kernel gives it to them once it has noticed, by a
+/// worker of its own, that the link is there.
+pub(super) fn wait_up() -> Result<()> {
+    let deadline = Instant::now() + UP_LIMIT;
+    for end in [format!("-j addr show dev {NODE_SIDE}"), format!("-n {FAR} -j addr show dev {FAR_SIDE}")] {
+        while !run("ip", end.split(' '))?.contains("\"fe80::") {
+            ensure!(Instant::now() < deadline, "the wire does not come up: ip {end}");
+            std::thread::sleep(TICK);
+        }
     }
     Ok(())
 }

@@ -127,7 +127,7 @@ impl Snapshot {
     fn attached(&mut self, place: &Place) -> Result<()> {
         let root = fs::File::open(&place.cgroup_root)?;
         let mut known = 0;
-        for way in 0..bpf::ATTACH_TYPES {
+        for way in bpf::CGROUP {
             if let Some(count) = bpf::attached_at_cgroup(root.as_fd(), way)? {
                 known += 1;
                 (0..count).for_each(|_| self.add(format!("attached at the cgroup root, in way {way}")));

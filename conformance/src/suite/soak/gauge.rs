@@ -69,10 +69,10 @@ impl Gauge {
                 "KiB a minute",
             );
             let ratio = (last / first * 1000.0).round() / 1000.0;
-            let (unit, aim) = ("of the first third's", format!("≤ {MARGIN}"));
+            let (unit, aim) = ("last third to first", format!("≤ {MARGIN}"));
             // Too few to tell anything of.
             let ok = (samples.len() >= 9).then_some(ratio <= MARGIN);
-            report.add(&format!("agent's memory, {name}: last third"), ratio, unit, &aim, ok);
+            report.add(&format!("agent's memory, {name}: growth"), ratio, unit, &aim, ok);
             let [first, last] = thirds(samples, |sample| sample.files);
             let ok = (samples.len() >= 9).then_some(last <= first);
             report.add(&format!("agent's open files, {name}"), last, "median", &format!("≤ {first}"), ok);
