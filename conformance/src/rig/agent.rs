@@ -1,5 +1,6 @@
 //! The node agent under test.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -254,6 +255,13 @@ impl Agent {
             *count = bpf::entries(pin)?;
         }
         Ok(entries)
+    }
+
+    /// The pins of the maps: `<NAME>-<layout>`.
+    pub fn layouts(&self) -> Result<BTreeSet<String>> {
+        let is_map = |pin: &&PathBuf| pin.parent().is_some_and(|parent| parent.ends_with("maps"));
+        let name = |pin: &PathBuf| pin.file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(bpf::pins(&self.pins())?.iter().filter(is_map).filter_map(name).collect())
     }
 
     /// What the kernel accounts for every pinned map, in bytes.
