@@ -84,7 +84,12 @@ impl KernelObjects {
     pub(super) fn pinned(directory: &Path) -> Result<Self> {
         let mut objects = BTreeSet::new();
         for pin in pins(directory)? {
-            objects.extend(named(&fdinfo(&open(&pin)?)?));
+            match open(&pin) {
+                Ok(object) => objects.extend(named(&fdinfo(&object)?)),
+                // The agent removes the pins of a pod that has gone.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(Self(objects))
     }
@@ -260,6 +265,10 @@ fn open(pin: &Path) -> Result<OwnedFd> {
     let fd = bpf(BPF_OBJ_GET, &attr).with_context(|| format!("opening {}", pin.display()))?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn fdinfo(fd: &OwnedFd) -> Result<String> {
