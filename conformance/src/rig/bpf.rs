@@ -84,7 +84,12 @@ impl KernelObjects {
     pub(super) fn pinned(directory: &Path) -> Result<Self> {
         let mut objects = BTreeSet::new();
         for pin in pins(directory)? {
-            objects.extend(named(&fdinfo(&open(&pin)?)?));
+            match open(&pin) {
+                Ok(object) => objects.extend(named(&fdinfo(&object)?)),
+                // The agent removes the pins of a pod that has gone.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(Self(objects))
     }
@@ -268,6 +273,10 @@ pub(super) fn memory(pin: &Path) -> Result<usize> {
 fn field(fdinfo: &str, name: &str) -> Result<usize> {
     let value = fdinfo.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     value.and_then(|value| value.parse().ok()).with_context(|| format!("fdinfo has no {name}"))
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn fdinfo(fd: &OwnedFd) -> Result<String> {

@@ -115,13 +115,14 @@ pub(super) fn build() -> Result<()> {
     Ok(())
 }
 
-/// Waits until both ends of the wire have their link-local address. The kernel gives it to them once it has noticed, by a
-/// worker of its own, that the link is there.
+/// Waits until both ends of the wire have their link-local address, with the route that comes with it. The kernel gives it to
+/// them once it has noticed, by a worker of its own, that the link is there.
 pub(super) fn wait_up() -> Result<()> {
     let deadline = Instant::now() + UP_LIMIT;
-    for end in [format!("-j addr show dev {NODE_SIDE}"), format!("-n {FAR} -j addr show dev {FAR_SIDE}")] {
-        while !run("ip", end.split(' '))?.contains("\"fe80::") {
-            ensure!(Instant::now() < deadline, "the wire does not come up: ip {end}");
+    for (namespace, end) in [(&[][..], NODE_SIDE), (&["-n", FAR], FAR_SIDE)] {
+        let question = ["-6", "route", "show", "table", "local", "dev", end];
+        while !run("ip", namespace.iter().chain(&question))?.contains("local fe80::") {
+            ensure!(Instant::now() < deadline, "{end}, an end of the wire, does not come up");
             std::thread::sleep(TICK);
         }
     }
