@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
 /// Why a directory cannot be a cgroup root.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -107,7 +109,10 @@ struct Mount {
 
 fn mounts() -> io::Result<Vec<Mount>> {
     let text = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(parse_mount).collect())
+    // One that another mount hides is listed all the same.
+    let is_seen =
+        |mount: &Mount| statfs(&mount.path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    Ok(text.lines().filter_map(parse_mount).filter(is_seen).collect())
 }
 
 /// A line of mountinfo (proc(5)): fields 4 and 5 are the root and the mount point, the type follows a lone dash.

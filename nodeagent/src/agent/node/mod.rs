@@ -379,16 +379,19 @@ impl Node {
 
     /// Lets go of an attachment. What is not known is no error.
     pub fn del(&mut self, attachment: &Attachment) -> Result<(), NodeError> {
-        let Some(endpoint) = self.holder_mut(attachment) else { return Ok(()) };
-        endpoint.record.attachments.remove(attachment);
-        endpoint.leaving = endpoint.record.attachments.is_empty();
-        let (record, leaving) = (endpoint.record.clone(), endpoint.leaving);
+        let Some(endpoint) = self.holder(attachment) else { return Ok(()) };
+        let mut record = endpoint.record.clone();
+        record.attachments.remove(attachment);
+        let leaving = record.attachments.is_empty();
         self.store.put(&record)?;
         // A pod that leaves keeps its addresses until its cgroup is gone.
         if !leaving {
             self.place(&record)?;
         }
-        self.world_changed(&pod_info(&record));
+        if let Some(endpoint) = self.endpoints.get_mut(&record.cgroup) {
+            self.targets.pod_changed(&pod_info(&endpoint.record));
+            (endpoint.record, endpoint.leaving) = (record, leaving);
+        }
         if self.policies.is_some() { self.reconcile() } else { Ok(()) }
     }
 
@@ -405,9 +408,9 @@ impl Node {
     }
 
     /// Is this attachment's pod governed by the policy that it should have?
-    pub fn check_attachment(&mut self, attachment: &Attachment) -> Result<(), NodeError> {
+    pub fn check_attachment(&self, attachment: &Attachment) -> Result<(), NodeError> {
         let unknown = || NodeError::Unknown(attachment.clone());
-        let endpoint = self.holder_mut(attachment).ok_or_else(unknown)?;
+        let endpoint = self.holder(attachment).ok_or_else(unknown)?;
         let (slot, policy) = (endpoint.record.slot, endpoint.policy);
         if self.datapath.slot(slot).policy() == policy { Ok(()) } else { Err(unknown()) }
     }
@@ -508,8 +511,8 @@ impl Node {
         (0..MAX_ENDPOINTS).find(|slot| !taken.contains(slot)).ok_or(NodeError::Full)
     }
 
-    fn holder_mut(&mut self, attachment: &Attachment) -> Option<&mut Endpoint> {
-        self.endpoints.values_mut().find(|endpoint| endpoint.record.attachments.contains_key(attachment))
+    fn holder(&self, attachment: &Attachment) -> Option<&Endpoint> {
+        self.endpoints.values().find(|endpoint| endpoint.record.attachments.contains_key(attachment))
     }
 
     /// What peers can name on a host without Kubernetes: the pods that are governed here.
