@@ -39,7 +39,7 @@ impl Targets {
     }
 
     /// Forgets what was compiled for the selections that name a pod.
-    fn pod_changed(&mut self, pod: &PodInfo) {
+    pub(super) fn pod_changed(&mut self, pod: &PodInfo) {
         for selection in self.selections.values().filter(|selection| selection.names(pod, None)) {
             self.policies.remove(&place(selection));
         }
