@@ -11,4 +11,5 @@ pub mod agent;
 pub mod app;
 pub mod commands;
 pub mod datapath;
+mod netlink;
 pub mod selftest;

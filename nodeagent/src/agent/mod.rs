@@ -32,11 +32,11 @@ mod cutter;
 mod drain;
 pub mod events;
 pub mod features;
+mod guards;
 mod http;
 pub mod hub;
 mod memory;
 pub mod metrics;
-mod netlink;
 pub mod node;
 mod observe;
 mod output;
@@ -250,6 +250,7 @@ async fn serve(
     watching.spawn(watch::run(directory, Arc::clone(&shared)));
     watching.spawn(sweep(Arc::clone(&shared)));
     watching.spawn(unregistered::run(Arc::clone(&shared)));
+    guards::start(Arc::clone(&shared))?;
     watching.spawn(spool::run(Spool::new(&options.run_dir), Arc::clone(&shared)));
     watching.spawn(tell_ready(options.run_dir.join("ready"), Arc::clone(&shared)));
     // The agent can be asked from now on, whatever it still waits for.

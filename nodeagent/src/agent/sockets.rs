@@ -12,7 +12,7 @@ use std::path::Path;
 use nix::libc;
 use sluice_abi::{FlowValue, direction};
 
-use super::netlink::{NLA_F_NESTED, Netlink, attribute, find, in_namespace};
+use crate::netlink::{NLA_F_NESTED, Netlink, attribute, find, in_namespace};
 
 // Message types and attributes: include/uapi/linux/{sock_diag,inet_diag}.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

@@ -20,8 +20,8 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::netlink::{Netlink, find, in_namespace};
 use super::node::is_populated;
+use crate::netlink::{Netlink, find, in_namespace};
 
 /// How often the cgroups are looked at without any notice.
 const LOOK: Duration = Duration::from_secs(10);

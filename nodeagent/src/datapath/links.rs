@@ -17,6 +17,7 @@ use nix::net::if_::if_indextoname;
 
 use super::sys::{self, AttachType, Target};
 use super::{Datapath, DatapathError, map_error};
+use crate::netlink::Netlink;
 
 /// The classifiers by their names in the object and in the pins' names. What is heard is noted before it is relied on.
 const GUARDS: [(&str, AttachType); 2] = [("heard", AttachType::TcxEgress), ("wire", AttachType::TcxIngress)];
@@ -25,6 +26,10 @@ const GUARDS: [(&str, AttachType); 2] = [("heard", AttachType::TcxEgress), ("wir
 /// take small ones.
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x736c);
+
+// Where clsact is, and its two sides: include/uapi/linux/pkt_sched.h.
+const TC_H_CLSACT: u32 = 0xffff_fff1;
+const TC_H_SIDES: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
 
 /// Puts a program behind its pinned link: exchanges it where the link is already at `wanted`, makes the link where there
 /// is none.
@@ -190,6 +195,35 @@ fn keep(program: &mut SchedClassifier, link: SchedClassifierLinkId) -> Result<()
     Ok(())
 }
 
+/// The interface from which a notice of `rtnetlink(7)` says that a guard has gone.
+pub fn guard_gone(kind: u16, message: &[u8]) -> Option<u32> {
+    // `struct tcmsg` (include/uapi/linux/rtnetlink.h): after a word, the interface, handle, parent, and the priority in
+    // the upper half of a word.
+    let word = |at: usize| Some(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
+    let is_guards = match kind {
+        libc::RTM_DELQDISC => word(12)? == TC_H_CLSACT,
+        libc::RTM_DELTFILTER => word(8)? == u32::from(HANDLE) && word(16)? >> 16 == u32::from(PRIORITY),
+        _ => false,
+    };
+    if is_guards { word(4) } else { None }
+}
+
+/// Takes a queueing discipline for filters away, if nothing is in it.
+fn drop_clsact(interface: u32) -> io::Result<()> {
+    let message = |parent: u32| {
+        let mut message = [0; 20];
+        message[4..8].copy_from_slice(&interface.to_ne_bytes());
+        message[12..16].copy_from_slice(&parent.to_ne_bytes());
+        message
+    };
+    let netlink = Netlink::open(libc::NETLINK_ROUTE)?;
+    let mut filters = 0;
+    for parent in TC_H_SIDES {
+        netlink.dump(libc::RTM_GETTFILTER, &message(parent), |_| filters += 1)?;
+    }
+    if filters > 0 { Ok(()) } else { netlink.ask(libc::RTM_DELQDISC, &message(TC_H_CLSACT)) }
+}
+
 /// Takes the filters of an interface away. Where there are none, or no interface, there is nothing to do.
 fn detach_by_netlink(interface: u32) {
     let Ok(name) = if_indextoname(interface) else { return };
@@ -210,7 +244,10 @@ pub(super) fn detach_guards(maps: &Path) -> Result<(), DatapathError> {
         let map = MapData::from_pin(pin.path()).map_err(map_error("LINKS"))?;
         let links: HashMap<_, u32, u64> = Map::HashMap(map).try_into().map_err(map_error("LINKS"))?;
         for interface in links.keys() {
-            detach_by_netlink(interface.map_err(map_error("LINKS"))?);
+            let interface = interface.map_err(map_error("LINKS"))?;
+            detach_by_netlink(interface);
+            // Where there is none, or no interface, there is nothing to do.
+            let _ = drop_clsact(interface);
         }
     }
     Ok(())

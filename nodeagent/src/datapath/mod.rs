@@ -35,6 +35,7 @@ mod sys;
 mod usage;
 
 pub use install::Ruleset;
+pub use links::guard_gone;
 pub use programs::LoadedProgram;
 use shared::Shared;
 pub use sys::TestRun;

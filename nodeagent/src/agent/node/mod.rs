@@ -28,7 +28,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{ConversationKey, MAX_CGROUP_LEVEL, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NO_POLICY};
 use sluice_api::{Add, Attachment, Pod};
@@ -375,6 +375,26 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// The interfaces that are watched.
+    pub(super) fn guarded(&self) -> Vec<u32> {
+        let links = self.endpoints.values().flat_map(|endpoint| endpoint.record.attachments.values());
+        links.filter_map(|link| link.guarded).collect()
+    }
+
+    /// Watches an interface again whose guard somebody took away. Says whose it is; `None` if it is nobody's, or going.
+    pub(super) fn renew_guard(&mut self, interface: u32) -> Result<Option<String>, NodeError> {
+        let has = |endpoint: &&Endpoint| {
+            endpoint.record.attachments.values().any(|link| link.guarded == Some(interface))
+        };
+        let Some(endpoint) = self.endpoints.values().find(has) else { return Ok(None) };
+        let (cgroup, pod) = (endpoint.record.cgroup, pod_name(&endpoint.record.pod));
+        if !self.attached || if_indextoname(interface).is_err() {
+            return Ok(None);
+        }
+        self.datapath.guard(interface, cgroup)?;
+        Ok(Some(pod))
     }
 
     /// Lets go of an attachment. What is not known is no error.

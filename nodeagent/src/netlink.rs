@@ -1,4 +1,4 @@
-//! `netlink(7)` in a pod's network namespace: requests, answers and attributes.
+//! `netlink(7)`: requests, answers, notices and attributes, in the host's network namespace or in a pod's.
 
 use std::fs::File;
 use std::io;
@@ -9,15 +9,17 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
 /// The attribute holds attributes (include/uapi/linux/netlink.h).
-pub(super) const NLA_F_NESTED: u16 = 1 << 15;
+pub(crate) const NLA_F_NESTED: u16 = 1 << 15;
 /// What of an attribute's type is the type.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
 const NLMSG_HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
+/// The kernel fills no more in one go.
+const BUFFER: usize = 1 << 16;
 
 /// Runs in a thread of its own, which does not come back from the namespace.
-pub(super) fn in_namespace<T: Send>(
+pub(crate) fn in_namespace<T: Send>(
     netns: &Path,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
@@ -32,11 +34,11 @@ pub(super) fn in_namespace<T: Send>(
 }
 
 /// A socket of one netlink family.
-pub(super) struct Netlink(OwnedFd);
+pub(crate) struct Netlink(OwnedFd);
 
 impl Netlink {
     /// Opens one in the namespace of this thread. `family` is one of `NETLINK_*`.
-    pub(super) fn open(family: libc::c_int) -> io::Result<Self> {
+    pub(crate) fn open(family: libc::c_int) -> io::Result<Self> {
         // SAFETY: takes numbers only; the descriptor is ours alone.
         let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) };
         if fd < 0 {
@@ -46,14 +48,39 @@ impl Netlink {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// Hears of what happens, from now on. `groups` are bits of `RTMGRP_*`.
+    pub(crate) fn listen(family: libc::c_int, groups: u32) -> io::Result<Self> {
+        let socket = Self::open(family)?;
+        // SAFETY: all zeros is a value of this struct of integers.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as u16;
+        address.nl_groups = groups;
+        let length = size_of::<libc::sockaddr_nl>() as u32;
+        // SAFETY: the address lives through the call and is as long as said.
+        let bound = unsafe { libc::bind(socket.0.as_raw_fd(), (&raw const address).cast(), length) };
+        if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+    }
+
+    /// Waits for notices, and gives kind and body of each to `each`. `ENOBUFS` says that some were lost.
+    pub(crate) fn hear(&self, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        let length = self.receive_some(&mut buffer)?;
+        let mut rest = &buffer[..length];
+        while let Some((kind, body, after)) = next_message(rest) {
+            each(kind, body);
+            rest = after;
+        }
+        Ok(())
+    }
+
     /// Asks for all there is, and gives the body of each message of the answer to `each`.
-    pub(super) fn dump(&self, kind: u16, body: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(crate) fn dump(&self, kind: u16, body: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
         self.send(kind, (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16, body)?;
         self.receive(each)
     }
 
     /// Asks for something to be done.
-    pub(super) fn ask(&self, kind: u16, body: &[u8]) -> io::Result<()> {
+    pub(crate) fn ask(&self, kind: u16, body: &[u8]) -> io::Result<()> {
         self.send(kind, (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16, body)?;
         self.receive(|_| {})
     }
@@ -70,14 +97,17 @@ impl Netlink {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    fn receive_some(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: the buffer lives through the call and is as long as said.
+        let length = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+        usize::try_from(length).map_err(|_| io::Error::last_os_error())
+    }
+
     /// Gives each message of the answer to `each`, up to its end.
     fn receive(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = vec![0; 1 << 16];
+        let mut buffer = vec![0; BUFFER];
         loop {
-            // SAFETY: the buffer lives through the call and is as long as said.
-            let length =
-                unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-            let Ok(length) = usize::try_from(length) else { return Err(io::Error::last_os_error()) };
+            let length = self.receive_some(&mut buffer)?;
             let mut rest = &buffer[..length];
             while let Some((kind, body, after)) = next_message(rest) {
                 match i32::from(kind) {
@@ -104,7 +134,7 @@ fn next_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 }
 
 /// An attribute, padded.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = ATTRIBUTE_HEADER + value.len();
     let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
     bytes.extend((length as u16).to_ne_bytes());
@@ -115,7 +145,7 @@ pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// The value of the first attribute of a kind.
-pub(super) fn find(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn find(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
         let found = u16::from_ne_bytes([*bytes.get(2)?, *bytes.get(3)?]) & NLA_TYPE_MASK;
