@@ -202,7 +202,10 @@ pub fn guard_gone(kind: u16, message: &[u8]) -> Option<u32> {
     let word = |at: usize| Some(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
     let is_guards = match kind {
         libc::RTM_DELQDISC => word(12)? == TC_H_CLSACT,
-        libc::RTM_DELTFILTER => word(8)? == u32::from(HANDLE) && word(16)? >> 16 == u32::from(PRIORITY),
+        // All filters of a priority go under the handle 0 (`tfilter_notify_chain` in net/sched/cls_api.c).
+        libc::RTM_DELTFILTER => {
+            [0, HANDLE.into()].contains(&word(8)?) && word(16)? >> 16 == u32::from(PRIORITY)
+        }
         _ => false,
     };
     if is_guards { word(4) } else { None }

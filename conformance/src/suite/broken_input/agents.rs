@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 use tokio::process::Command;
 
-use super::{Run, finish, text};
-use crate::rig::binary;
+use super::{Run, SHOW_LIMIT, TICK, finish, text};
+use crate::rig::{self, binary};
 
 /// Where an agent is to work.
 struct Places {
@@ -55,7 +57,51 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     refused(run, "an agent on another's bpffs", &places, &["another agent", "--bpffs"]).await?;
     run.enforced("an agent on another's bpffs").await?;
     run.agent.restart().await?;
-    damaged(run).await
+    damaged(run).await?;
+    robbed(run).await
+}
+
+/// Somebody who is root on the host takes away what guards a pod's link. It is put back, with an alert.
+async fn robbed(run: &mut Run<'_>) -> Result<()> {
+    let records = fs::read_dir(run.agent.directories().run.join("endpoints"))?;
+    let record = records.flatten().next().context("no pod has a record")?.path();
+    let record: Value = serde_json::from_slice(&fs::read(record)?)?;
+    let interface =
+        record["attachments"][0][1]["hostInterface"].as_str().context("the link has no host's end")?;
+    let index = record["attachments"][0][1]["guarded"].as_u64().context("the link is not guarded")?;
+    // A filter in a queueing discipline of Sluice's, or a link where another's is.
+    let links = fs::read_dir(run.agent.directories().bpffs.join("sluice"))?.flatten().next();
+    let links = links.context("no ABI version has pins")?.path().join("links");
+    let guards = || -> Result<bool> {
+        let there = |side, program: &str| -> Result<bool> {
+            let filters = rig::run("tc", ["filter", "show", "dev", interface, side])?;
+            Ok(filters.contains(program) || links.join(format!("{program}-{index}")).exists())
+        };
+        Ok(there("ingress", "wire")? && there("egress", "heard")?)
+    };
+    run.report.equal("guard: there before", guards()?, "", true);
+    for taken in [
+        &["qdisc", "del", "dev", interface, "clsact"][..],
+        &["filter", "del", "dev", interface, "ingress"],
+        &["filter", "del", "dev", interface, "egress"],
+    ] {
+        let name = format!("guard taken away (tc {} {})", taken[0], taken.last().unwrap_or(&""));
+        let told = || {
+            Ok::<_, anyhow::Error>(
+                fs::read_to_string(&run.agent.directories().log)?.matches("the guard at").count(),
+            )
+        };
+        let before = told()?;
+        rig::run("tc", taken.iter().copied())?;
+        let deadline = Instant::now() + SHOW_LIMIT;
+        while !(guards()? && told()? > before) && Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
+        let (back, alert) = (guards()?, told()? > before);
+        run.report.equal(&format!("{name}: it is back"), back, "", true);
+        run.report.equal(&format!("{name}: alert"), alert, "", true);
+    }
+    run.enforced("guard taken away").await
 }
 
 /// The agent's own records of its pods cannot be read: what the kernel governs, it goes on governing.
