@@ -204,8 +204,15 @@ impl Node {
     fn renew(&mut self, cgroup: u64, what: impl Fn(&mut Self, u64) -> Result<(), NodeError>) {
         let Some(endpoint) = self.endpoints.get(&cgroup).filter(|endpoint| !endpoint.leaving) else { return };
         let pod = pod_name(&endpoint.record.pod);
-        if let Err(error) = what(self, cgroup) {
-            tracing::error!(pod, %error, "a pod of an earlier agent is governed, but not all is as it should be");
+        // One that was deleted meanwhile has no link any more; its DEL waits in the spool.
+        let mut links = endpoint.record.attachments.values().filter_map(|link| link.guarded);
+        let is_gone = links.any(|interface| if_indextoname(interface).is_err());
+        match what(self, cgroup) {
+            Ok(()) => {}
+            Err(error) if is_gone => tracing::debug!(pod, %error, "a pod of an earlier agent is going"),
+            Err(error) => {
+                tracing::error!(pod, %error, "a pod of an earlier agent is governed, but not all is as it should be");
+            }
         }
     }
 
