@@ -8,6 +8,14 @@ pub mod kind {
     pub const CONNECT: u8 = 1;
     /// A flow was denied, or would be if audited policies were enforced.
     pub const DENY: u8 = 2;
+    /// A name was asked for: a [`crate::NameEvent`], as are the following.
+    pub const QUESTION: u8 = 3;
+    /// A trusted resolver answered a question.
+    pub const ANSWER: u8 = 4;
+    /// A `ClientHello` showed a name, or none.
+    pub const TLS: u8 = 5;
+    /// An HTTP/1 request showed a name, or none.
+    pub const HTTP: u8 = 6;
 }
 
 /// Where in the datapath an event was made: [`FlowEvent::hook`].
@@ -20,6 +28,8 @@ pub mod hook {
     pub const EGRESS: u8 = 3;
     /// The host's end of the pod's link.
     pub const WIRE: u8 = 4;
+    /// `cgroup_skb/ingress`.
+    pub const INGRESS: u8 = 5;
 }
 
 /// Why a verdict fell: [`FlowEvent::reason`].
@@ -28,6 +38,8 @@ pub mod reason {
     pub const POLICY: u8 = 1;
     /// The compiled policy was not in the maps: denied, to be safe.
     pub const POLICY_MISSING: u8 = 2;
+    /// A question for a name that no rule could open, under `dns.queries: RuleNames`, or one that cannot be read.
+    pub const QUESTION: u8 = 3;
 }
 
 /// One judged flow.

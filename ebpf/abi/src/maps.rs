@@ -262,8 +262,22 @@ pub mod counter {
     pub const ALLOWED: u32 = 5;
     /// Replies that passed on evidence.
     pub const REPLIES: u32 = 6;
+    /// Addresses learned from DNS, again or for the first time.
+    pub const LEARNED: u32 = 7;
+    /// Addresses not learned because the endpoint's table, or the node's, was full.
+    pub const LEARNED_FULL: u32 = 8;
+    /// Addresses of answers that no name may open: loopback, link-local, multicast, the node's own.
+    pub const ADDRESSES_REFUSED: u32 = 9;
+    /// DNS messages that cannot be read.
+    pub const DNS_UNREADABLE: u32 = 10;
+    /// Answers to nobody's question.
+    pub const DNS_UNASKED: u32 = 11;
+    /// Questions refused: no rule could open the name.
+    pub const QUESTIONS_REFUSED: u32 = 12;
+    /// First payloads whose name cannot be read.
+    pub const NAMES_UNREADABLE: u32 = 13;
     /// How many there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 14;
 }
 
 const _: () = {
