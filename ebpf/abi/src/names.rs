@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A name is kept *reversed*: lower-case text without a final dot, a dot put in front, all of it turned round.
-//! `a.b.com` is `moc.b.a.`, padded with zeros. So a pattern is a prefix: of `*.b.com` it is `moc.b.`, which matches
-//! what is below `b.com` and not `b.com` itself; of `b.com` alone it is `moc.b.` and one zero. DNS's own length bytes
+//! `a.b.com` is `moc.b.a.`, padded with zeros. So a pattern is a prefix: of `*.b.com` it is `moc.b.`, of `b.com` alone it
+//! is `moc.b.` and one zero. The first would match `b.com` itself too, so the compiler always writes the second beside it,
+//! with what the patterns above say. DNS's own length bytes
 //! would not do in place of the dots: 45 and 48 to 57 are also letters of host names, so that `x5` and a label of 53
 //! letters would look like a name below that label.
 
@@ -168,9 +169,15 @@ pub struct LearnedValue {
     /// Length of the name.
     pub name_length: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 7],
+    /// With this and what follows, the entry is its own key for `NAMES`: [`NameKey::BITS`], always.
+    pub prefix_length: u32,
+    /// The policy under which the name was looked up last; [`crate::NO_POLICY`] to begin with.
+    pub policy: u32,
     /// The name asked for, reversed.
     pub name: NameBytes,
+    /// Zero.
+    pub pad2: u32,
 }
 
 /// What the agent tells the programs about names. One element.
@@ -280,7 +287,7 @@ const _: () = {
     assert!(size_of::<QuestionKey>() == 40);
     assert!(size_of::<QuestionValue>() == 264);
     assert!(size_of::<LearnedKey>() == 16);
-    assert!(size_of::<LearnedValue>() == 304);
+    assert!(size_of::<LearnedValue>() == 320);
     assert!(size_of::<NamesConfigValue>() == 16);
     assert!(size_of::<NameKey>() == 256);
     assert!(size_of::<ShownValue>() == 256);
