@@ -246,6 +246,19 @@ pub struct BudgetValue {
     pub given: u64,
 }
 
+/// Indices of `EGRESS_TAILS` and `INGRESS_TAILS`: the programs that a packet is handed on to, each with a budget of its own
+/// with the verifier.
+pub mod tail {
+    /// At egress, `question`: reads what is sent to a resolver.
+    pub const QUESTION: u32 = 0;
+    /// At ingress, `answer`: reads what a resolver sends.
+    pub const ANSWER: u32 = 0;
+    /// At ingress, `learn`: writes down the addresses of an answer.
+    pub const LEARN: u32 = 1;
+    /// How many there may be.
+    pub const COUNT: u32 = 4;
+}
+
 /// Indices of `COUNTERS`, per CPU.
 pub mod counter {
     /// Events that found the ring buffer full.

@@ -105,15 +105,28 @@ impl<const SIZE: usize> Room<SIZE> {
         Self([0; SIZE])
     }
 
+    #[inline(always)]
+    fn masked(at: u64) -> usize {
+        match Self::LAST {
+            0xfff => keep::<0xfff>(at),
+            _ => keep::<0x1ff>(at),
+        }
+    }
+
     /// Where a masked offset and a small one lead.
     #[inline(always)]
     pub(crate) fn place(&self, at: u64, then: usize) -> *const u8 {
-        let at = match Self::LAST {
-            0xfff => keep::<0xfff>(at),
-            _ => keep::<0x1ff>(at),
-        };
+        let at = Self::masked(at);
         // SAFETY: the mask keeps the offset at least 512 bytes from the end, and `then` is below 256.
         unsafe { self.0.as_ptr().add(at).add(then) }
+    }
+
+    /// Where to write from an offset on: 512 bytes at most.
+    #[inline(always)]
+    pub fn place_mut(&mut self, at: u64) -> *mut u8 {
+        let at = Self::masked(at);
+        // SAFETY: the mask keeps the offset at least 512 bytes from the end.
+        unsafe { self.0.as_mut_ptr().add(at) }
     }
 
     /// The byte at an offset and a constant.

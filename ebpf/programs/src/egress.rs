@@ -5,6 +5,7 @@ use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
 use sluice_abi::{FlowValue, class, counter, hook, opaque};
 
+use crate::dns;
 use crate::decide::{Decision, Known, decide, packet_key, touch_own};
 use crate::endpoint::Endpoint;
 use crate::event;
@@ -34,7 +35,13 @@ pub fn try_egress(ctx: &SkBuffContext) -> Option<i32> {
     }
     let mut packet = Packet::read(skb, 0);
     let flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
-    judge_packet(skb, sk, &mut packet, flow)
+    let answer = judge_packet(skb, sk, &mut packet, flow)?;
+    if answer == PASS && dns::may_ask(&packet) {
+        dns::question::hand_on(ctx);
+        // It was not: an agent that starts has it there before anything is attached.
+        return Some(DROP);
+    }
+    Some(answer)
 }
 
 /// The way of the first packet of a flow, of every packet of a socket without one peer, and of every denied packet.

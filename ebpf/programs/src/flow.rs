@@ -3,6 +3,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use sluice_abi::{FlowValue, SlotWord, action, class, direction};
+use sluice_parse::dns::PORT;
 
 use crate::address::Address;
 use crate::endpoint::{self, Endpoint};
@@ -33,7 +34,8 @@ pub fn is_established(skb: *mut __sk_buff, start: usize) -> bool {
     let Some(flow) = socket::flow(sk) else { return false };
     // SAFETY: live socket storage, never changed once it is there.
     let flow = unsafe { &*flow };
-    if flow.ruling.applied != action::ALLOW || !is_current(flow) {
+    // What goes to a resolver is looked at each time.
+    if flow.remote_port == PORT || flow.ruling.applied != action::ALLOW || !is_current(flow) {
         return false;
     }
     if flow.version == 4 { is_of_v4(flow, skb, start) } else { is_of_v6(flow, skb, start) }

@@ -131,6 +131,12 @@ impl Walk {
         get(&self.found)
     }
 
+    /// What was found does not count.
+    #[inline(always)]
+    pub fn forget(&mut self) {
+        put(&mut self.found, 0);
+    }
+
     /// An address that was found.
     #[inline(always)]
     pub fn address(&self, index: u64) -> Found {
