@@ -119,6 +119,8 @@ pub fn remember(
     let was_allowed = !verdict.denied() || known.is_some_and(|flow| flow.was_allowed != 0);
     let SlotWord(word) = verdict.word;
     let mut flow = FlowValue {
+        #[cfg(feature = "rehearsal")]
+        rehearsal: u64::MAX,
         word,
         slot: endpoint.slot,
         remote_port: packet.destination_port,
