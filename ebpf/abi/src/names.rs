@@ -292,8 +292,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        LearnedKey, LearnedValue, NameEvent, NameKey, NamesConfigValue, QuestionKey, QuestionValue,
-        ResolverKey, ShownValue,
+        FlowEvent, LearnedKey, LearnedValue, NameEvent, NameKey, NamesConfigValue, QuestionKey,
+        QuestionValue, ResolverKey, ShownValue,
     };
 
     macro_rules! pod {
@@ -305,6 +305,7 @@ mod pod {
     }
 
     pod!(
+        FlowEvent,
         LearnedKey,
         LearnedValue,
         NameEvent,

@@ -8,8 +8,9 @@ use std::fmt::Write as _;
 
 use sluice_abi::{
     AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue, FlowEvent,
-    FlowValue, HeardKey, LearnedKey, LearnedValue, NameEvent, NameKey, NamesConfigValue, OriginValue, PortKey,
-    QuestionKey, QuestionValue, ResolverKey, RulingValue, ShownValue, SlotWord, counter, layout, tail,
+    FlowValue, HeardKey, LearnedKey, LearnedValue, NameEvent, NameKey, NamesConfigValue, OriginValue,
+    PortKey, QuestionKey, QuestionValue, ResolverKey, RulingValue, ShownValue, SlotWord, counter, layout,
+    tail,
 };
 
 /// Size of a type, and the offsets of its fields.
@@ -82,7 +83,16 @@ fn maps_are_laid_out_as_their_numbers_say() {
         (
             "QUESTIONS",
             vec![
-                shape!(QuestionKey { endpoint, socket, resolver, local_port, resolver_port, id, protocol, pad }),
+                shape!(QuestionKey {
+                    endpoint,
+                    socket,
+                    resolver,
+                    local_port,
+                    resolver_port,
+                    id,
+                    protocol,
+                    pad
+                }),
                 shape!(QuestionValue { time_ns, kind, name_length, pad, name }),
             ],
         ),

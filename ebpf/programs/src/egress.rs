@@ -5,8 +5,8 @@ use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
 use sluice_abi::{FlowValue, class, counter, hook, opaque};
 
-use crate::dns;
 use crate::decide::{Decision, Known, decide, packet_key, touch_own};
+use crate::dns;
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;

@@ -9,8 +9,8 @@ use aya_ebpf::programs::SkBuffContext;
 use sluice_abi::{REPLY_WINDOW_NS, class, direction};
 
 use crate::address::Address;
-use crate::dns;
 use crate::decide::{conversation, heard_within, touch_reply};
+use crate::dns;
 use crate::endpoint::Endpoint;
 use crate::event::now;
 use crate::maps::OWN;

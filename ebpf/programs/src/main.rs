@@ -5,7 +5,7 @@
 //! | `egress` | `cgroup_skb/egress` | judges every packet that a pod's socket sends | 5.10 |
 //! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
 //! | `question` | after `egress` | notes what is asked of a trusted resolver | 5.10 |
-//! | `answer`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
+//! | `answer`, `walk`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
 //! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
 //! | `wire` | `tc` ingress of the host's end of a pod's link | judges what cgroup hooks do not see | 5.10 |
@@ -63,6 +63,12 @@ fn question(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 fn answer(ctx: SkBuffContext) -> i32 {
     let _ = dns::answer::try_answer(&ctx);
+    PASS
+}
+
+#[cgroup_skb(ingress)]
+fn walk(ctx: SkBuffContext) -> i32 {
+    let _ = dns::walk::try_walk(&ctx);
     PASS
 }
 

@@ -23,8 +23,8 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sluice_abi::{
-    ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, MAX_ENDPOINTS, NameEvent,
-    MAX_OWN_ADDRESSES, PortKey, RulingValue, SlotWord, V4_MAPPED, counter, endpoint, layout, tail,
+    ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, MAX_ENDPOINTS,
+    MAX_OWN_ADDRESSES, NameEvent, PortKey, RulingValue, SlotWord, V4_MAPPED, counter, endpoint, layout, tail,
 };
 
 mod install;
@@ -35,8 +35,8 @@ mod shared;
 mod sys;
 
 pub use install::Ruleset;
-pub use names::{Learned, name_text};
 use names::Names;
+pub use names::{Learned, name_text};
 pub use programs::LoadedProgram;
 use shared::Shared;
 pub use sys::TestRun;
@@ -57,9 +57,10 @@ const PROGRAMS: [(&str, AttachType); 7] = [
 ];
 
 /// The programs that others hand packets on to: by name, in which array, at which index.
-const TAILS: [(&str, &str, u32); 3] = [
+const TAILS: [(&str, &str, u32); 4] = [
     ("question", "EGRESS_TAILS", tail::QUESTION),
     ("answer", "INGRESS_TAILS", tail::ANSWER),
+    ("walk", "INGRESS_TAILS", tail::WALK),
     ("learn", "INGRESS_TAILS", tail::LEARN),
 ];
 

@@ -172,7 +172,9 @@ const NAME_WORDS: usize = (sluice_abi::NAME_SIZE + 4) / size_of::<u64>();
 const _: () = {
     assert!(core::mem::offset_of!(LearnedValue, name) % 8 == 0);
     assert!(core::mem::offset_of!(LearnedValue, pad2) == core::mem::offset_of!(LearnedValue, name) + 252);
-    assert!(core::mem::offset_of!(LearnedValue, policy) == core::mem::offset_of!(LearnedValue, prefix_length) + 4);
+    assert!(
+        core::mem::offset_of!(LearnedValue, policy) == core::mem::offset_of!(LearnedValue, prefix_length) + 4
+    );
     assert!(core::mem::offset_of!(LearnedValue, name) == core::mem::offset_of!(LearnedValue, policy) + 4);
 };
 
