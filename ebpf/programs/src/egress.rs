@@ -3,14 +3,16 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{FlowValue, class, counter, hook, opaque};
+use sluice_abi::{FlowValue, class, counter, hook, opaque, state};
 
 use crate::decide::{Decision, Known, decide, packet_key, touch_own};
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;
+use crate::hello;
 use crate::ingress::LOOPBACK;
 use crate::maps::count;
+use crate::names::{Shown, told};
 use crate::packet::{Packet, TCP_RST};
 use crate::socket::{self, SOCK_RAW, TCP_ESTABLISHED, TCP_LISTEN};
 use crate::{DROP, PASS};
@@ -57,8 +59,10 @@ fn judge_packet(
     let now = event::now();
     // SAFETY: a full socket, whose fields the verifier lets us read.
     let is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
-    let known = Known { origin, flow, is_raw, is_opening: packet.is_opening(skb) };
-    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now);
+    let bound = flow.and_then(|_| socket::bound(sk));
+    let known = Known { origin, flow, bound, is_raw, is_opening: packet.is_opening(skb) };
+    let show = || shown_by(skb, sk, packet, is_raw);
+    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now, show);
     if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
         touch_own(packet_key(&endpoint, packet), now, verdict.denied());
     }
@@ -66,6 +70,9 @@ fn judge_packet(
     let was_allowed = flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });
     if has_one_peer(sk, packet, is_reply) {
         flow::remember(sk, &endpoint, packet, &verdict, is_reply, flow);
+        if verdict.state == state::SETTLED && !verdict.name.is_null() && bound.is_none() {
+            socket::bind(sk, verdict.name);
+        }
     }
     // The end of a connection that an edit cut, so that the peer does not wait for more. It carries nothing.
     if verdict.denied() && was_allowed && packet.tcp_flags(skb) & TCP_RST != 0 && packet.is_bare_segment(skb)
@@ -74,10 +81,23 @@ fn judge_packet(
     }
     if verdict.told() {
         event::deny_packet(&endpoint, packet, &verdict, origin, hook::EGRESS);
-    } else if !is_reply {
+    } else if !is_reply && verdict.state != state::OPENING {
         count(counter::ALLOWED);
     }
     Some(if verdict.denied() { DROP } else { PASS })
+}
+
+/// The name that the flow of a TCP packet shows, this packet included. What a raw socket writes is no flow.
+#[inline(always)]
+fn shown_by(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, is_raw: bool) -> Shown {
+    let known = if is_raw { None } else { Shown::of(sk) };
+    let is_known = known.is_some_and(|shown| matches!(shown.told, told::NAME | told::UNREADABLE));
+    match known {
+        Some(shown) if is_known => shown,
+        _ if packet.is_bare_segment(skb) => known.unwrap_or(Shown::NOTHING),
+        _ if is_raw => Shown::UNREADABLE,
+        _ => hello::name_of(skb, packet, sk),
+    }
 }
 
 /// Does the socket send to this one place only, so that the verdict can be kept with it? A raw socket never does. A reply

@@ -4,14 +4,17 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
-    AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue, FlowEvent,
-    FlowValue, HeardKey, MAX_ENDPOINTS, OriginValue, PortKey, RulingValue, SlotWord, counter,
+    AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
+    FlowEvent, FlowValue, HeardKey, LEARNED_BUCKETS, LearnedKey, LearnedValue, MAX_ENDPOINTS, NameKey,
+    NamedValue, OriginValue, PortKey, PortValue, ShownValue, SlotWord, StepsKey, StepsValue, counter,
 };
 
 /// Compiled prefixes and port ranges that the node can hold; memory is taken as they are used.
 const RULES: usize = 1 << 20;
 /// Conversations remembered on the node. At 10,000 fresh peers a second this is over 6 s, and a reply takes far less.
 const CONVERSATIONS: usize = 1 << 16;
+/// Learned addresses that the node can hold; memory is taken as they are used.
+const LEARNT: usize = (MAX_ENDPOINTS * LEARNED_BUCKETS) as usize;
 /// Denied destinations told apart on the node.
 const DENIED: usize = 1 << 13;
 /// Bytes of the ring buffer.
@@ -32,7 +35,14 @@ pub static SLOTS: Array<SlotWord, { MAX_ENDPOINTS as usize }, { BPF_F_MMAPABLE a
 #[btf_map]
 pub static ADDRESSES: LpmTrie<AddressKey, u32, RULES> = LpmTrie::new();
 #[btf_map]
-pub static PORTS: LpmTrie<PortKey, RulingValue, RULES> = LpmTrie::new();
+pub static PORTS: LpmTrie<PortKey, PortValue, RULES> = LpmTrie::new();
+#[btf_map]
+pub static STEPS: HashMap<StepsKey, StepsValue, RULES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
+pub static NAMES: LpmTrie<NameKey, NamedValue, RULES> = LpmTrie::new();
+#[btf_map]
+pub static LEARNED: HashMap<LearnedKey, LearnedValue, LEARNT, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 #[btf_map]
 pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
@@ -40,6 +50,10 @@ pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREAL
 pub static HEARD: LruHashMap<HeardKey, u64, CONVERSATIONS> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: SkStorage<FlowValue> = SkStorage::new();
+#[btf_map]
+pub static BOUND: SkStorage<BoundValue> = SkStorage::new();
+#[btf_map]
+pub static SHOWN: SkStorage<ShownValue> = SkStorage::new();
 #[btf_map]
 pub static ORIGINS: SkStorage<OriginValue> = SkStorage::new();
 #[btf_map]
