@@ -22,7 +22,7 @@ pub const REFRESH_NS: u64 = 1_000_000_000;
 #[derive(Clone, Copy)]
 pub struct Known {
     /// Who opened it.
-    pub origin: Option<OriginValue>,
+    pub origin: Option<*const OriginValue>,
     /// Its flow, if the packet is of it.
     pub flow: Option<*const FlowValue>,
     /// The name by which that flow was allowed.
@@ -52,7 +52,10 @@ pub fn decide(
     let key = packet_key(endpoint, packet);
     let is_reply = match packet.class {
         class::TCP => {
-            let connected = known.origin.is_some_and(|origin| origin.flags & origin::CONNECTED != 0);
+            let connected = known.origin.is_some_and(|origin| {
+                // SAFETY: live socket storage, an aligned word.
+                unsafe { (*origin).flags & origin::CONNECTED != 0 }
+            });
             // SAFETY: live socket storage, never changed once it is there.
             let direction = known.flow.map(|flow| unsafe { (*flow).direction });
             // The evidence holds for as long as it is remembered: a connection may be idle for long.

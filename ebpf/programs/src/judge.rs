@@ -10,6 +10,7 @@ use crate::address::Address;
 use crate::endpoint::Endpoint;
 use crate::maps::{ADDRESSES, PORTS, count};
 use crate::names::{self, Nothing, Outcome, Shown};
+use crate::room::{self, Room};
 
 /// What is judged.
 #[derive(Clone, Copy)]
@@ -92,7 +93,12 @@ pub fn judge(
                 return Verdict::plain(word, *ruling, reason::POLICY);
             }
             let shown = if subject.class == class::TCP { show() } else { Shown::UNREADABLE };
-            match names::judge(endpoint, word.policy(), subject, ruling, steps, bound, shown) {
+            let Some(room) = room::take() else { break };
+            // SAFETY: a room is nobody else's until it is left.
+            let found = unsafe { &mut *Room::found(room) };
+            let judged = names::judge(endpoint, word.policy(), subject, ruling, steps, bound, shown, found);
+            Room::leave(room);
+            match judged {
                 Ok(Outcome { ruling, reason, state, name }) => {
                     return Verdict { word, ruling, reason, state, name };
                 }

@@ -31,6 +31,7 @@ mod judge;
 mod maps;
 mod names;
 mod packet;
+mod room;
 mod socket;
 mod wire;
 

@@ -1,5 +1,6 @@
 //! The maps. [`sluice_abi::maps`] tells how they hang together.
 
+use crate::room::Rooms;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
@@ -68,6 +69,10 @@ pub static BUDGETS: Array<BudgetValue, { MAX_ENDPOINTS as usize }> = Array::new(
 pub static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<FlowEvent, EVENTS_SIZE> = RingBuf::new();
+
+/// See [`crate::room`].
+#[btf_map]
+pub static ROOMS: PerCpuArray<Rooms, 1> = PerCpuArray::new();
 
 /// Counts one of [`counter`].
 #[inline(always)]

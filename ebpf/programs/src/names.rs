@@ -99,7 +99,13 @@ pub enum Nothing {
 }
 
 /// What was found of the names.
-struct Found {
+#[repr(C)]
+pub struct Found {
+    learned_key: LearnedKey,
+    port_key: Key<PortKey>,
+    steps_key: StepsKey,
+    /// What comes first for the name that is being tried.
+    tried: Firsts,
     /// What comes first whatever is shown.
     learned: Firsts,
     /// What comes first if no name of the address is shown.
@@ -110,10 +116,17 @@ struct Found {
     steps: [u32; CANDIDATES],
     /// The steps of the name that is shown, or [`NOBODY`].
     shown: u32,
-    name: *const BoundValue,
 }
 
-/// Rules about a flow under a policy. `steps` are those of its address and port.
+impl Found {
+    #[inline(always)]
+    fn steps_of(&mut self, steps: u32) -> Option<*const StepsValue> {
+        self.steps_key.steps = steps;
+        STEPS.get_ptr(&self.steps_key)
+    }
+}
+
+/// Rules about a flow under a policy. `steps` are those of its address and port; `found` is room for what is found.
 #[inline(always)]
 pub fn judge(
     endpoint: &Endpoint,
@@ -123,13 +136,28 @@ pub fn judge(
     steps: u32,
     bound: Option<*mut BoundValue>,
     shown: Shown,
+    found: &mut Found,
 ) -> Result<Outcome, Nothing> {
-    let found = find(endpoint, policy, subject, steps, bound, shown)?;
-    if found.name.is_null() {
+    found.steps_key.policy = policy;
+    found.learned_key = LearnedKey { endpoint: endpoint.id, bucket: 0, pad: 0 };
+    let port = PortKey { list: 0, class: subject.class, pad: 0, port: subject.port.to_be_bytes() };
+    found.port_key = Key::new(PortKey::BITS, port);
+    let region = found.steps_of(steps).ok_or(Nothing::Missing)?;
+    // SAFETY: a live hash element, which is never changed.
+    found.learned = unsafe { (*region).learned };
+    found.unread = found.learned;
+    found.differs = 0;
+    found.shown = NOBODY;
+    for candidate in 0..CANDIDATES {
+        // VERIFIER: one by one, or LLVM would call a function for it, and 5.10 then follows every number exactly.
+        // SAFETY: inside the array.
+        unsafe { core::ptr::write_volatile(&raw mut found.steps[candidate], NOBODY) };
+    }
+    let name = find(policy, subject, bound, shown, found)?;
+    if name.is_null() {
         return Err(Nothing::Unlearned);
     }
-    let mut outcome =
-        Outcome { ruling: *base, reason: reason::POLICY, state: state::SETTLED, name: found.name };
+    let mut outcome = Outcome { ruling: *base, reason: reason::POLICY, state: state::SETTLED, name };
     if subject.class != class::TCP || found.differs == 0 {
         settle(&mut outcome, &found.unread);
         return Ok(outcome);
@@ -141,8 +169,8 @@ pub fn judge(
             if found.steps[candidate] == NOBODY {
                 continue;
             }
-            let firsts = with_shown(policy, &found, found.steps[candidate]).ok_or(Nothing::Missing)?;
-            settle(&mut outcome, &firsts);
+            try_shown(found, found.steps[candidate]).ok_or(Nothing::Missing)?;
+            settle(&mut outcome, &found.tried);
             if outcome.ruling.applied == action::ALLOW {
                 break;
             }
@@ -153,8 +181,8 @@ pub fn judge(
     } else {
         outcome.reason = reason::NAME_SHOWN;
         if shown.is_name() && found.shown != NOBODY {
-            let firsts = with_shown(policy, &found, found.shown).ok_or(Nothing::Missing)?;
-            settle(&mut outcome, &firsts);
+            try_shown(found, found.shown).ok_or(Nothing::Missing)?;
+            settle(&mut outcome, &found.tried);
         } else {
             settle(&mut outcome, &found.unread);
         }
@@ -165,27 +193,17 @@ pub fn judge(
     Ok(outcome)
 }
 
-/// Reads what was learned of the address.
+/// Reads what was learned of the address, and gives a name of it; null if it has none.
 #[inline(always)]
 fn find(
-    endpoint: &Endpoint,
     policy: u32,
     subject: Subject,
-    steps: u32,
     bound: Option<*mut BoundValue>,
     shown: Shown,
-) -> Result<Found, Nothing> {
-    let region = steps_of(policy, steps).ok_or(Nothing::Missing)?;
-    // SAFETY: a live hash element, which is never changed.
-    let region = unsafe { (*region).learned };
-    let mut found = Found {
-        learned: region,
-        unread: region,
-        differs: 0,
-        steps: [NOBODY; CANDIDATES],
-        shown: NOBODY,
-        name: core::ptr::null(),
-    };
+    found: &mut Found,
+) -> Result<*const BoundValue, Nothing> {
+    // VERIFIER: not kept in the room, where a pointer would be one no more.
+    let mut first: *const BoundValue = core::ptr::null();
     let address = subject.address.bytes();
     let bucket = learned_bucket(&address);
     let now = event::now();
@@ -194,10 +212,9 @@ fn find(
             let Some(bound) = bound else { continue };
             bound
         } else {
-            let bucket = (bucket + candidate as u32 - 1) & (LEARNED_BUCKETS - 1);
+            found.learned_key.bucket = (bucket + candidate as u32 - 1) & (LEARNED_BUCKETS - 1);
             // Places are filled in order and used again, never emptied.
-            let Some(entry) = LEARNED.get_ptr_mut(LearnedKey { endpoint: endpoint.id, bucket, pad: 0 })
-            else {
+            let Some(entry) = LEARNED.get_ptr_mut(&found.learned_key) else {
                 break;
             };
             // SAFETY: a live hash element.
@@ -206,22 +223,22 @@ fn find(
             }
             bound_part(entry)
         };
-        let steps = candidate_steps(policy, subject, name)?;
+        let steps = candidate_steps(policy, name, found)?;
         found.steps[candidate] = steps;
-        if found.name.is_null() {
-            found.name = name;
+        if first.is_null() {
+            first = name;
         }
         if shown.is_name() && is_equal(name, shown.name) {
             found.shown = steps;
-            found.name = name;
+            first = name;
         }
         if steps != NO_STEPS {
-            let added = steps_of(policy, steps).ok_or(Nothing::Missing)?;
+            let added = found.steps_of(steps).ok_or(Nothing::Missing)?;
             // SAFETY: a live hash element, which is never changed.
-            add(&mut found, unsafe { &*added });
+            add(found, unsafe { &*added });
         }
     }
-    Ok(found)
+    Ok(first)
 }
 
 /// A learned entry, as far as it is its own key.
@@ -245,7 +262,7 @@ fn bound_part(entry: *mut LearnedValue) -> *mut BoundValue {
 
 /// The number of the steps that a name adds, or [`NO_STEPS`].
 #[inline(always)]
-fn candidate_steps(policy: u32, subject: Subject, name: *mut BoundValue) -> Result<u32, Nothing> {
+fn candidate_steps(policy: u32, name: *mut BoundValue, found: &mut Found) -> Result<u32, Nothing> {
     // SAFETY: a live element; its word of the policy is written whole, and read again after the look-up that it is for.
     let named = unsafe {
         if (*name).policy != policy {
@@ -262,13 +279,8 @@ fn candidate_steps(policy: u32, subject: Subject, name: *mut BoundValue) -> Resu
     if list == NO_LIST {
         return Ok(NO_STEPS);
     }
-    let port = PortKey { list, class: subject.class, pad: 0, port: subject.port.to_be_bytes() };
-    Ok(PORTS.get(&Key::new(PortKey::BITS, port)).map_or(NO_STEPS, |value| value.steps))
-}
-
-#[inline(always)]
-fn steps_of(policy: u32, steps: u32) -> Option<*const StepsValue> {
-    STEPS.get_ptr(StepsKey { policy, steps })
+    found.port_key.data.list = list;
+    Ok(PORTS.get(&found.port_key).map_or(NO_STEPS, |value| value.steps))
 }
 
 #[inline(always)]
@@ -281,18 +293,18 @@ fn add(found: &mut Found, steps: &StepsValue) {
     }
 }
 
-/// What comes first for a flow that shows a name.
+/// Puts together what comes first for a flow that shows a name.
 #[inline(always)]
-fn with_shown(policy: u32, found: &Found, steps: u32) -> Option<Firsts> {
-    let mut firsts = found.learned;
+fn try_shown(found: &mut Found, steps: u32) -> Option<()> {
+    found.tried = found.learned;
     if steps != NO_STEPS {
-        let added = steps_of(policy, steps)?;
+        let added = found.steps_of(steps)?;
         for place in 0..TIERS * VERDICTS {
             // SAFETY: a live hash element, which is never changed.
-            firsts[place] = least(firsts[place], unsafe { (*added).shown[place] });
+            found.tried[place] = least(found.tried[place], unsafe { (*added).shown[place] });
         }
     }
-    Some(firsts)
+    Some(())
 }
 
 /// Tier after tier, until one does more than pass.

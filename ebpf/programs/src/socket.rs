@@ -45,10 +45,8 @@ pub fn note_caller(sk: *mut bpf_sock, flags: u32) {
 
 /// Who opened the socket, if that is known.
 #[inline(always)]
-pub fn origin(sk: *mut bpf_sock) -> Option<OriginValue> {
-    let origin = get(&ORIGINS, sk)?;
-    // SAFETY: live socket storage.
-    Some(unsafe { *origin })
+pub fn origin(sk: *mut bpf_sock) -> Option<*const OriginValue> {
+    get(&ORIGINS, sk).map(<*mut OriginValue>::cast_const)
 }
 
 /// The flow judged last on this socket.

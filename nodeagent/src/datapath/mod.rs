@@ -22,8 +22,9 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sluice_abi::{
-    ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, MAX_ENDPOINTS,
-    MAX_OWN_ADDRESSES, PortKey, RulingValue, SlotWord, V4_MAPPED, counter,
+    ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, LearnedKey,
+    LearnedValue, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NameKey, NamedValue, PortKey, PortValue, SlotWord,
+    StepsKey, StepsValue, V4_MAPPED, counter,
 };
 
 mod install;
@@ -42,15 +43,20 @@ use sys::{AttachType, Target};
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
 
 /// Every map, by its name in the object.
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 20] = [
     "CONFIG",
     "ENDPOINTS",
     "SLOTS",
     "ADDRESSES",
     "PORTS",
+    "STEPS",
+    "NAMES",
+    "LEARNED",
     "LINKS",
     "HEARD",
     "FLOWS",
+    "BOUND",
+    "SHOWN",
     "ORIGINS",
     "REPLIES",
     "OWN",
@@ -143,6 +149,9 @@ pub enum DatapathError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A pattern whose name the kernel's keys do not take.
+    #[error("`{0}` is no name that the kernel can hold; remove it from the policy")]
+    Name(String),
     /// A map is missing from the object: the build is broken.
     #[error("the kernel object has no `{0}`; build again from a clean tree")]
     Missing(&'static str),
@@ -152,7 +161,10 @@ pub enum DatapathError {
 pub struct Datapath {
     endpoints: HashMap<MapData, u64, EndpointValue>,
     addresses: LpmTrie<MapData, AddressKey, u32>,
-    ports: LpmTrie<MapData, PortKey, RulingValue>,
+    ports: LpmTrie<MapData, PortKey, PortValue>,
+    steps: HashMap<MapData, StepsKey, StepsValue>,
+    names: LpmTrie<MapData, NameKey, NamedValue>,
+    learned: HashMap<MapData, LearnedKey, LearnedValue>,
     links: HashMap<MapData, u32, u64>,
     replies: HashMap<MapData, ConversationKey, u64>,
     counters: PerCpuArray<MapData, u64>,
@@ -239,6 +251,9 @@ impl Datapath {
             endpoints: take(object, "ENDPOINTS")?,
             addresses: take(object, "ADDRESSES")?,
             ports: take(object, "PORTS")?,
+            steps: take(object, "STEPS")?,
+            names: take(object, "NAMES")?,
+            learned: take(object, "LEARNED")?,
             links: take(object, "LINKS")?,
             replies: take(object, "REPLIES")?,
             counters: take(object, "COUNTERS")?,
@@ -264,6 +279,14 @@ impl Datapath {
             let (key, list) = entry.map_err(map_error("ADDRESSES"))?;
             self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
             self.next_list = self.next_list.max(list + 1);
+        }
+        for entry in &self.names {
+            let (key, value) = entry.map_err(map_error("NAMES"))?;
+            self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
+            self.next_list = self.next_list.max(value.list + 1);
+        }
+        for key in self.steps.keys() {
+            self.next_policy = self.next_policy.max(key.map_err(map_error("STEPS"))?.policy + 1);
         }
         for key in self.ports.keys() {
             self.next_list = self.next_list.max({ key.map_err(map_error("PORTS"))?.data() }.list + 1);
