@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
-use sluice_conformance::suite::{broken_input, demo, edits, escape, first_packet, inbound, meaning, smoke};
+use sluice_conformance::suite::{
+    broken_input, demo, edits, escape, first_packet, inbound, meaning, smoke, unregistered,
+};
 
 /// Black-box suites of Sluice.
 #[derive(Debug, Parser)]
@@ -72,6 +74,8 @@ enum Suite {
         #[arg(long, value_name = "NAME")]
         only: Vec<String>,
     },
+    /// Pods that no CNI call tells of are found, and judged by cluster policies.
+    Unregistered,
     /// Show in a minute what Sluice does.
     Demo,
 }
@@ -97,6 +101,7 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Smoke => smoke::run(place, seed).await?,
                 Suite::Inbound => inbound::run(place, seed).await?,
                 Suite::BrokenInput => broken_input::run(place, seed).await?,
+                Suite::Unregistered => unregistered::run(place, seed).await?,
                 Suite::Demo => demo::run(place, seed).await?,
                 Suite::Escape { only } => {
                     escape::run(place, escape::Options { only: only.clone(), seed }).await?

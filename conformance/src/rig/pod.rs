@@ -268,7 +268,8 @@ fn sandbox_config(place: &Place, spec: &PodSpec, uid: &str, cgroup: &str) -> Pod
             namespace: namespace.to_owned(),
             attempt: 0,
         }),
-        hostname: spec.name.clone(),
+        // A pod in the node's network has the node's name.
+        hostname: if spec.host_network { String::new() } else { spec.name.clone() },
         log_directory: place
             .directory
             .join("logs")

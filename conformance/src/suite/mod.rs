@@ -9,6 +9,7 @@ pub mod flood;
 pub mod inbound;
 pub mod meaning;
 pub mod smoke;
+pub mod unregistered;
 
 /// A default-deny policy for the pods of a namespace with such a label `app`, with these rules in YAML's flow style.
 fn policy(namespace: &str, name: &str, label: &str, rules: &str) -> String {

@@ -11,6 +11,9 @@ use crate::shell::{self, Checkout};
 /// Binaries that run on the node, whose C library they can use.
 const DYNAMIC: &[&str] = &["sluice", "sluice-conformance"];
 
+/// The agent built with other map layouts and programs, beside the real one, to rehearse upgrade and downgrade with.
+const REHEARSAL: (&str, &str) = ("sluice", "sluice-rehearsal");
+
 /// Binaries that also run where there is no C library, or another one: the runtime's host folder, a test pod.
 const STATIC: &[&str] = &["sluice-cni", "sluice-probe"];
 
@@ -59,13 +62,18 @@ pub(crate) fn build(checkout: &Checkout, profile: Profile) -> Result<()> {
     cargo.args(["--bins", profile.arg()]).args(packages(DYNAMIC));
     shell::run(&mut cargo)?;
 
-    let built = build_static(checkout, profile, STATIC)?;
-
     let stage = dir(checkout);
     fs::create_dir_all(&stage).with_context(|| format!("cannot create {}", stage.display()))?;
     for name in DYNAMIC {
         put(&checkout.target.join(profile.dir()).join(name), &stage.join(name))?;
     }
+    let (name, staged) = REHEARSAL;
+    let mut cargo = checkout.cargo("build");
+    cargo.args(["--bins", profile.arg(), "--package", name, "--features", "rehearsal"]);
+    shell::run(&mut cargo)?;
+    put(&checkout.target.join(profile.dir()).join(name), &stage.join(staged))?;
+
+    let built = build_static(checkout, profile, STATIC)?;
     for name in STATIC {
         put(&built.join(name), &stage.join(name))?;
     }

@@ -17,6 +17,7 @@ pub(crate) const CI_SUITES: &[Suite] = &[
     suite("smoke", &[]),
     suite("broken-input", &[]),
     suite("inbound", &[]),
+    suite("unregistered", &[]),
     suite("escape", &[]),
     suite("meaning", &["--pairs", "200000"]),
     suite("edits", &["--flips", "500"]),

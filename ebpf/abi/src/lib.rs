@@ -1,7 +1,7 @@
 //! What the kernel programs and the agent must agree on, byte for byte.
 //!
 //! Every struct is `#[repr(C)]`, has no padding that the compiler chose, no `bool` and no `Option`; sizes are asserted
-//! at compile time. A change to any of them raises [`ABI_VERSION`], which names the directory of the pins, so that two
+//! at compile time. A change to any of them raises a number in [`layout`], which is part of the pin's name, so that two
 //! builds never read each other's maps by mistake.
 //!
 //! Addresses are 16 bytes in network order; IPv4 is written as IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2). Ports are
@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod event;
+pub mod layout;
 pub mod maps;
 pub mod names;
 
@@ -17,7 +18,7 @@ pub use event::*;
 pub use maps::*;
 pub use names::*;
 
-/// Names the layout of everything in this crate. Part of the path of the pins.
+/// How pins are laid out and named. Part of their path.
 pub const ABI_VERSION: u32 = 1;
 
 /// The first 12 bytes of an IPv4 address in its 16-byte form.

@@ -31,12 +31,25 @@ pub const REPLY_WINDOW_NS: u64 = 60_000_000_000;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointValue {
+    /// In front, so that everything lies elsewhere.
+    #[cfg(feature = "rehearsal")]
+    pub rehearsal: u64,
     /// Index into `SLOTS` and `BUDGETS`; below [`MAX_ENDPOINTS`].
     pub slot: u32,
     /// How many of `own` are set.
     pub own_count: u32,
+    /// Bits of [`endpoint`].
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
     /// The pod's own addresses.
     pub own: [[u8; 16]; MAX_OWN_ADDRESSES],
+}
+
+/// Bits of [`EndpointValue::flags`].
+pub mod endpoint {
+    /// It is in the host's network namespace: addresses beside `own` may be its own too.
+    pub const HOST_NETWORK: u32 = 1;
 }
 
 /// What the agent tells the programs. One element.
@@ -210,6 +223,9 @@ pub mod state {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowValue {
+    /// In front, so that everything lies elsewhere.
+    #[cfg(feature = "rehearsal")]
+    pub rehearsal: u64,
     /// The slot word under which it was judged.
     pub word: u64,
     /// The endpoint's slot.
@@ -335,8 +351,26 @@ pub struct BudgetValue {
     pub given: u64,
 }
 
+/// Indices of `EGRESS_TAILS` and `INGRESS_TAILS`: the programs that a packet is handed on to, each with a budget of its own
+/// with the verifier.
+pub mod tail {
+    /// At egress, `question`: reads what is sent to a resolver.
+    pub const QUESTION: u32 = 0;
+    /// At egress, `hello`: reads the first payload of a flow whose name rules ask for.
+    pub const HELLO: u32 = 1;
+    /// At ingress, `answer`: reads what a resolver sends.
+    pub const ANSWER: u32 = 0;
+    /// At ingress, `learn`: writes down the addresses of an answer.
+    pub const LEARN: u32 = 1;
+    /// How many there may be.
+    pub const COUNT: u32 = 4;
+}
+
 /// Indices of `COUNTERS`, per CPU.
 pub mod counter {
+    /// Packets that a rehearsed program judged.
+    #[cfg(feature = "rehearsal")]
+    pub const REHEARSED: u32 = 14;
     /// Events that found the ring buffer full.
     pub const EVENTS_LOST: u32 = 0;
     /// Events held back by an endpoint's budget.
@@ -366,11 +400,12 @@ pub mod counter {
     /// First payloads whose name cannot be read.
     pub const NAMES_UNREADABLE: u32 = 13;
     /// How many there are.
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = if cfg!(feature = "rehearsal") { 15 } else { 14 };
 }
 
 const _: () = {
-    assert!(size_of::<EndpointValue>() == 8 + 16 * MAX_OWN_ADDRESSES);
+    let rehearsal = if cfg!(feature = "rehearsal") { 8 } else { 0 };
+    assert!(size_of::<EndpointValue>() == rehearsal + 16 + 16 * MAX_OWN_ADDRESSES);
     assert!(size_of::<ConfigValue>() == 16);
     assert!(size_of::<SlotWord>() == 8);
     assert!(size_of::<AddressKey>() == 20);
@@ -380,7 +415,7 @@ const _: () = {
     assert!(size_of::<StepsKey>() == 8);
     assert!(size_of::<StepsValue>() == 72);
     assert!(size_of::<BoundValue>() == 260);
-    assert!(size_of::<FlowValue>() == 64);
+    assert!(size_of::<FlowValue>() == rehearsal + 64);
     assert!(size_of::<OriginValue>() == 24);
     assert!(size_of::<ConversationKey>() == 32);
     assert!(size_of::<HeardKey>() == 24);

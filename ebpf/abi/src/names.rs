@@ -67,22 +67,17 @@ pub const fn is_in_names(byte: u8) -> bool {
     byte > b' ' && byte < 0x7f
 }
 
-/// Where in `LEARNED` an endpoint looks for an address first.
-pub const fn learned_bucket(address: &[u8; 16]) -> u32 {
-    let (high, low) = words(address);
+/// Where in `LEARNED` an endpoint looks for an address first; the address as two words as they lie in memory.
+pub const fn learned_bucket(address: [u64; 2]) -> u32 {
     // Fibonacci hashing: the upper bits of the product depend on all bits of the factor.
-    let hash = (high ^ low.rotate_left(32) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let hash = (address[0] ^ address[1] ^ address[1] >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (hash >> 54) as u32 & (LEARNED_BUCKETS - 1)
 }
 
-const fn words(address: &[u8; 16]) -> (u64, u64) {
-    let mut words = [0_u64; 2];
-    let mut index = 0;
-    while index < 16 {
-        words[index / 8] = words[index / 8] << 8 | address[index] as u64;
-        index += 1;
-    }
-    (words[0], words[1])
+/// An address as two words as they lie in memory.
+pub const fn address_words(address: [u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
 }
 
 /// Key of `RESOLVERS`. The value is a word of [`resolver`].
@@ -368,7 +363,8 @@ mod tests {
     fn addresses_spread_over_the_buckets() {
         let mut used = std::collections::BTreeSet::new();
         for last in 0..=255 {
-            let bucket = learned_bucket(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, last]);
+            let address = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, last];
+            let bucket = learned_bucket(address_words(address));
             assert!(bucket < LEARNED_BUCKETS);
             used.insert(bucket);
         }

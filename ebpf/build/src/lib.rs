@@ -96,12 +96,13 @@ impl From<Missing> for BuildError {
 /// Compiles the programs in `programs_dir` and returns the path of the object, which lies below `target_dir`.
 ///
 /// `target_dir` must not be the target directory of a cargo that waits for this call: both would wait for its lock.
-/// One line on standard error says which route was taken.
-pub fn build(programs_dir: &Path, target_dir: &Path) -> Result<PathBuf, BuildError> {
+/// `features` are those of the programs' crate. One line on standard error says which route was taken.
+pub fn build(programs_dir: &Path, target_dir: &Path, features: &[&str]) -> Result<PathBuf, BuildError> {
     let programs = open(programs_dir)?;
     let toolchain = find_toolchain()?;
     eprintln!("kernel programs: {toolchain}");
-    run(&mut prepare(toolchain.build(), &toolchain, &programs, target_dir))?;
+    let mut cargo = prepare(toolchain.build(), &toolchain, &programs, target_dir);
+    run(cargo.args(["--features", &features.join(",")]))?;
     let object = target_dir.join(TARGET).join("release").join(BIN);
     if object.is_file() { Ok(object) } else { Err(BuildError::NoObject(object)) }
 }
@@ -201,7 +202,9 @@ fn host_arch() -> String {
 pub fn build_script(programs_dir: &Path) -> Result<PathBuf, BuildError> {
     emit_rerun(programs_dir);
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(BuildError::NotABuildScript("OUT_DIR"))?);
-    let object = build(programs_dir, &shared_target_dir(&out))?;
+    // Cargo tells a build script the features of its crate so; the agent's are the programs'.
+    let rehearsal = env::var_os("CARGO_FEATURE_REHEARSAL").map(|_| "rehearsal");
+    let object = build(programs_dir, &shared_target_dir(&out), rehearsal.as_slice())?;
     let copy = out.join("sluice.bpf.o");
     let bytes = fs::read(&object).map_err(|e| BuildError::Io(object, e))?;
     // An object that did not change keeps its time, and what embeds it is not compiled again.
@@ -223,12 +226,15 @@ fn shared_target_dir(out_dir: &Path) -> PathBuf {
 /// the agent or the toolchain change.
 pub fn emit_rerun(programs_dir: &Path) {
     let abi = programs_dir.join("../abi");
+    let parse = programs_dir.join("../parse");
     for path in [
         programs_dir.join("src"),
         programs_dir.join("Cargo.toml"),
         lock_dir(programs_dir).join("Cargo.lock"),
         abi.join("src"),
         abi.join("Cargo.toml"),
+        parse.join("src"),
+        parse.join("Cargo.toml"),
     ] {
         // A path that is not there would make cargo run the script each time.
         if path.exists() {
@@ -259,7 +265,8 @@ mod tests {
     #[test]
     fn folder_without_programs_is_named() {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let error = build(&source, Path::new("/nonexistent")).expect_err("there is no Cargo.toml in src");
+        let error =
+            build(&source, Path::new("/nonexistent"), &[]).expect_err("there is no Cargo.toml in src");
         assert!(matches!(&error, BuildError::NoPrograms(dir) if dir.ends_with("src")), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id};
+use sluice_abi::endpoint::HOST_NETWORK;
 use sluice_abi::{EndpointValue, MAX_CGROUP_LEVEL, MAX_OWN_ADDRESSES, SlotWord};
 
 use crate::address::Address;
@@ -78,11 +79,11 @@ impl Endpoint {
         word(self.slot)
     }
 
-    /// Can this not be the source of what the pod sends? Not known of a pod whose addresses are not.
+    /// Can this not be the source of what the pod sends? Not known of a pod whose addresses are not all known.
     #[inline(always)]
     pub fn is_foreign(&self, source: Address) -> bool {
         // SAFETY: `value` points at a live hash element: the program runs in one RCU read section.
-        let known = unsafe { (*self.value).own_count != 0 };
+        let known = unsafe { (*self.value).own_count != 0 && (*self.value).flags & HOST_NETWORK == 0 };
         known && !source.is_provisional() && !self.owns(source)
     }
 

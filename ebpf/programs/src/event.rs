@@ -184,8 +184,9 @@ unsafe fn write_name(event: *mut NameEvent, name: *const BoundValue) {
     }
 }
 
+/// May the endpoint give another event in this second?
 #[inline(always)]
-fn within_budget(slot: u32, now: u64) -> bool {
+pub fn within_budget(slot: u32, now: u64) -> bool {
     let Some(budget) = BUDGETS.get_ptr_mut(slot) else { return false };
     // SAFETY: a live array element. CPUs race for the same budget; at worst it is a few events larger.
     unsafe {

@@ -3,15 +3,13 @@
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use sluice_abi::{FlowValue, SlotWord, class, direction, state};
+use sluice_parse::dns::PORT;
 
 use crate::address::Address;
 use crate::endpoint::{self, Endpoint};
 use crate::judge::Verdict;
 use crate::packet::{Ipv4, Ipv6, Packet};
 use crate::socket;
-
-/// The port of DNS.
-const DNS: u16 = 53;
 
 /// Version and header length of an IPv4 header without options.
 const PLAIN_V4: u8 = 0x45;
@@ -124,7 +122,7 @@ pub fn remember(
     let known = known.map(|flow| unsafe { &*flow });
     let direction = if is_reply { direction::REPLY } else { direction::OWN };
     // A conversation with a resolver is read packet by packet.
-    let is_read = verdict.state == state::SETTLED && !is_reply && packet.destination_port == DNS;
+    let is_read = verdict.state == state::SETTLED && !is_reply && packet.destination_port == PORT;
     let state = if is_read { state::READ } else { verdict.state };
     if known
         .is_some_and(|flow| flow.word == verdict.word.0 && flow.direction == direction && flow.state == state)
@@ -134,6 +132,8 @@ pub fn remember(
     let was_allowed = !verdict.denied() || known.is_some_and(|flow| flow.was_allowed != 0);
     let SlotWord(word) = verdict.word;
     let mut flow = FlowValue {
+        #[cfg(feature = "rehearsal")]
+        rehearsal: u64::MAX,
         word,
         slot: endpoint.slot,
         remote_port: packet.destination_port,

@@ -2,22 +2,35 @@
 
 use crate::room::Rooms;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage,
+};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
     AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
-    FlowEvent, FlowValue, HeardKey, LEARNED_BUCKETS, LearnedKey, LearnedValue, MAX_ENDPOINTS, NameKey,
-    NamedValue, OriginValue, PortKey, PortValue, ShownValue, SlotWord, StepsKey, StepsValue, counter,
+    FlowEvent, FlowValue, HeardKey, LearnedKey, LearnedValue, MAX_ENDPOINTS, NameKey, NamedValue,
+    NamesConfigValue, OriginValue, PortKey, PortValue, QuestionKey, QuestionValue, ResolverKey, ShownValue,
+    SlotWord, StepsKey, StepsValue, counter, tail,
 };
+use sluice_parse::hello::Hello;
+
+use crate::dns::{DnsRoom, Streams};
 
 /// Compiled prefixes and port ranges that the node can hold; memory is taken as they are used.
 const RULES: usize = 1 << 20;
 /// Conversations remembered on the node. At 10,000 fresh peers a second this is over 6 s, and a reply takes far less.
 const CONVERSATIONS: usize = 1 << 16;
-/// Learned addresses that the node can hold; memory is taken as they are used.
-const LEARNT: usize = (MAX_ENDPOINTS * LEARNED_BUCKETS) as usize;
 /// Denied destinations told apart on the node.
 const DENIED: usize = 1 << 13;
+/// Questions of the node that wait for their answers.
+const QUESTIONS_ASKED: usize = 1 << 14;
+/// Resolvers that are trusted, and addresses of the node.
+const KNOWN_ADDRESSES: usize = 1 << 10;
+/// Learned addresses that the node can hold; memory is taken as they are used. One endpoint has at most
+/// [`sluice_abi::LEARNED_BUCKETS`].
+const LEARNED_ADDRESSES: usize = 1 << 17;
+/// Programs that may interrupt each other on one CPU while each holds a room.
+const ROOMS_PER_CPU: usize = 4;
 /// Bytes of the ring buffer.
 const EVENTS_SIZE: usize = 1 << 20;
 
@@ -40,11 +53,6 @@ pub static PORTS: LpmTrie<PortKey, PortValue, RULES> = LpmTrie::new();
 #[btf_map]
 pub static STEPS: HashMap<StepsKey, StepsValue, RULES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
-pub static NAMES: LpmTrie<NameKey, NamedValue, RULES> = LpmTrie::new();
-#[btf_map]
-pub static LEARNED: HashMap<LearnedKey, LearnedValue, LEARNT, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
-#[btf_map]
 pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 #[btf_map]
@@ -53,8 +61,6 @@ pub static HEARD: LruHashMap<HeardKey, u64, CONVERSATIONS> = LruHashMap::new();
 pub static FLOWS: SkStorage<FlowValue> = SkStorage::new();
 #[btf_map]
 pub static BOUND: SkStorage<BoundValue> = SkStorage::new();
-#[btf_map]
-pub static SHOWN: SkStorage<ShownValue> = SkStorage::new();
 #[btf_map]
 pub static ORIGINS: SkStorage<OriginValue> = SkStorage::new();
 #[btf_map]
@@ -72,7 +78,34 @@ pub static EVENTS: RingBuf<FlowEvent, EVENTS_SIZE> = RingBuf::new();
 
 /// See [`crate::room`].
 #[btf_map]
-pub static ROOMS: PerCpuArray<Rooms, 1> = PerCpuArray::new();
+pub static NAME_ROOMS: PerCpuArray<Rooms, 1> = PerCpuArray::new();
+#[btf_map]
+pub static NAMES_CONFIG: Array<NamesConfigValue, 1> = Array::new();
+#[btf_map]
+pub static NAMES: LpmTrie<NameKey, NamedValue, RULES> = LpmTrie::new();
+#[btf_map]
+pub static RESOLVERS: HashMap<ResolverKey, u32, KNOWN_ADDRESSES> = HashMap::new();
+#[btf_map]
+pub static NODE_ADDRESSES: HashMap<[u64; 2], u32, KNOWN_ADDRESSES> = HashMap::new();
+#[btf_map]
+pub static QUESTIONS: LruHashMap<QuestionKey, QuestionValue, QUESTIONS_ASKED> = LruHashMap::new();
+#[btf_map]
+pub static LEARNED: HashMap<LearnedKey, LearnedValue, LEARNED_ADDRESSES, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+#[btf_map]
+pub static STREAMS: SkStorage<Streams> = SkStorage::new();
+#[btf_map]
+pub static HELLOS: SkStorage<Hello> = SkStorage::new();
+#[btf_map]
+pub static SHOWN: SkStorage<ShownValue> = SkStorage::new();
+#[btf_map]
+pub static ROOMS: PerCpuArray<DnsRoom, ROOMS_PER_CPU> = PerCpuArray::new();
+// The programs that `egress` and `ingress` hand a packet on to: one array for each, as the kernel takes programs of one
+// kind of hook only into one array.
+#[btf_map]
+pub static EGRESS_TAILS: ProgramArray<{ tail::COUNT as usize }> = ProgramArray::new();
+#[btf_map]
+pub static INGRESS_TAILS: ProgramArray<{ tail::COUNT as usize }> = ProgramArray::new();
 
 /// Counts one of [`counter`].
 #[inline(always)]

@@ -204,8 +204,8 @@ fn find(
 ) -> Result<*const BoundValue, Nothing> {
     // VERIFIER: not kept in the room, where a pointer would be one no more.
     let mut first: *const BoundValue = core::ptr::null();
-    let address = subject.address.bytes();
-    let bucket = learned_bucket(&address);
+    let address = subject.address.words();
+    let bucket = learned_bucket(address);
     let now = event::now();
     for candidate in 0..CANDIDATES {
         let name = if candidate == 0 {
@@ -217,8 +217,12 @@ fn find(
             let Some(entry) = LEARNED.get_ptr_mut(&found.learned_key) else {
                 break;
             };
-            // SAFETY: a live hash element.
-            if unsafe { (*entry).address != address || (*entry).until_ns <= now } {
+            // SAFETY: a live hash element; the address lies at a multiple of 8 in it.
+            let is_live = unsafe {
+                let of = (&raw const (*entry).address).cast::<u64>();
+                *of == address[0] && *of.add(1) == address[1] && (*entry).until_ns > now
+            };
+            if !is_live {
                 continue;
             }
             bound_part(entry)

@@ -25,13 +25,18 @@ const IPPROTO_IGMP: u8 = 2;
 const IPPROTO_HOPOPTS: u8 = 0;
 
 /// TCP flags (RFC 9293, section 3.1).
-const TCP_SYN: u8 = 0x02;
+pub const TCP_SYN: u8 = 0x02;
 pub const TCP_RST: u8 = 0x04;
-const TCP_ACK: u8 = 0x10;
+pub const TCP_ACK: u8 = 0x10;
+/// Offset of the sequence and acknowledgement numbers in a TCP header.
+const TCP_NUMBERS: u32 = 4;
 /// Offset of the flags in a TCP header.
 const TCP_FLAGS: u32 = 13;
 /// Offset of the byte that holds the header's length, in its upper half.
 const TCP_OFFSET: u32 = 12;
+
+/// Length of a UDP header (RFC 768).
+const UDP_HEADER: u32 = 8;
 
 /// IPv4 header without options (RFC 791, section 3.1).
 #[repr(C)]
@@ -210,6 +215,27 @@ impl Packet {
             return 0;
         }
         load(skb, self.transport + TCP_FLAGS).unwrap_or(0)
+    }
+
+    /// Where the payload of a UDP datagram or TCP segment starts, and how long it is.
+    #[inline(always)]
+    pub fn payload(&self, skb: *mut __sk_buff) -> Option<(u32, u32)> {
+        let header = match self.class {
+            class::TCP => u32::from(load::<u8>(skb, self.transport + TCP_OFFSET)? >> 4) * 4,
+            class::UDP => UDP_HEADER,
+            _ => return None,
+        };
+        // SAFETY: `skb` is the program's context.
+        let length = unsafe { (*skb).len };
+        let start = self.transport + header;
+        if start > length { None } else { Some((start, length - start)) }
+    }
+
+    /// A TCP segment's number, and the number of the next byte that its sender waits for.
+    #[inline(always)]
+    pub fn tcp_numbers(&self, skb: *mut __sk_buff) -> Option<[u32; 2]> {
+        let [number, next] = load::<[u32; 2]>(skb, self.transport + TCP_NUMBERS)?;
+        Some([u32::from_be(number), u32::from_be(next)])
     }
 
     /// A TCP segment that carries nothing: its header ends where the packet does.

@@ -4,7 +4,7 @@
 //! another process. So a room is taken before it is used, and given back after.
 
 use crate::event::{decrement, increment};
-use crate::maps::ROOMS;
+use crate::maps::NAME_ROOMS;
 use crate::names::Found;
 
 /// Rooms of a CPU: for a process, for a softirq that interrupts it, and for as many again that were preempted.
@@ -43,7 +43,7 @@ impl Room {
 /// Takes a room, which must be left again; none if all are taken.
 #[inline(always)]
 pub fn take() -> Option<*mut Room> {
-    let rooms = ROOMS.get_ptr_mut(0)?;
+    let rooms = NAME_ROOMS.get_ptr_mut(0)?;
     for index in 0..ROOMS_OF_A_CPU {
         // SAFETY: a live element of a per-CPU array.
         let room = unsafe { &raw mut (*rooms).rooms[index] };

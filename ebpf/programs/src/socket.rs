@@ -120,15 +120,17 @@ pub fn forget_flow(sk: *mut bpf_sock) {
     unsafe { bpf_sk_storage_delete(map(&FLOWS), sk.cast()) };
 }
 
+/// What is kept with a socket in a map, if anything is.
 #[inline(always)]
-fn get<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
+pub fn get<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
     // SAFETY: `sk` is a socket of the program's context; without a value and flags the helper only looks.
     let found = unsafe { bpf_sk_storage_get(map(storage), sk.cast(), core::ptr::null_mut(), 0) };
     if found.is_null() { None } else { Some(found.cast()) }
 }
 
+/// The same; made of zeros if there is nothing.
 #[inline(always)]
-fn get_or_create<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
+pub fn get_or_create<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
     // SAFETY: as in `get`; a value that is made is filled with zeros.
     let found = unsafe {
         bpf_sk_storage_get(

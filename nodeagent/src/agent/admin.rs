@@ -13,6 +13,7 @@ use sluice_api::frame::{self, FrameError};
 use sluice_policy::PolicySet;
 
 use super::Shared;
+use super::features::Feature;
 
 /// How long a command waits for the agent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,11 +61,17 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// What the programs counted.
     pub counters: Counters,
+    /// What this kernel can do and what not.
+    pub features: Vec<Feature>,
 }
 
 /// A governed pod.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own that a reader of the JSON looks for"
+)]
 pub struct PodStatus {
     /// Its namespace.
     pub namespace: String,
@@ -78,6 +85,10 @@ pub struct PodStatus {
     pub cgroup: PathBuf,
     /// Since when it is governed.
     pub since: jiff::Timestamp,
+    /// No CNI call told of it: it was found by its cgroup, and cluster policies judge it as a pod without labels.
+    pub found: bool,
+    /// It is in the host's network namespace.
+    pub host_network: bool,
     /// Its attachments are gone, its cgroup is not yet.
     pub leaving: bool,
     /// Whether the host's end of each of its links is watched for what the cgroup hooks do not see.
@@ -131,6 +142,8 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
         ips: record.attachments.values().flat_map(|link| link.ips.iter().copied()).collect(),
         cgroup: record.path.clone(),
         since: record.since,
+        found: record.found,
+        host_network: record.host_network,
         leaving,
         guarded: record.attachments.values().all(|link| link.guarded.is_some()),
         policies: selection
@@ -153,6 +166,7 @@ fn status(shared: &Shared) -> Result<Status, crate::datapath::DatapathError> {
         orphans: node.orphans().map(Path::to_owned).collect(),
         policy_errors: shared.policy_errors().clone(),
         pods: pods.collect(),
+        features: shared.features.clone(),
         counters: Counters {
             allowed: count(counter::ALLOWED),
             denied: count(counter::DENIED),

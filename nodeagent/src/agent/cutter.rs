@@ -17,6 +17,8 @@ use super::sockets::{self, Socket};
 pub(super) struct Cut {
     /// Its cgroup: of several cuts of one pod only the last counts.
     pub(super) cgroup: u64,
+    /// Its slot: a namespace may hold sockets of others.
+    pub(super) slot: u32,
     /// Its name.
     pub(super) pod: String,
     /// Its network namespaces.
@@ -37,7 +39,7 @@ impl Cut {
             opaque: false,
             names: Names::default(),
         };
-        socket.is_own == Some(true)
+        socket.own_of == Some(self.slot)
             && !socket.is_listener()
             && !remote.is_loopback()
             && !self.own.contains(&remote)

@@ -23,12 +23,15 @@ pub mod admin;
 pub mod cgroup;
 mod cutter;
 pub mod events;
+pub mod features;
+mod netlink;
 pub mod node;
 mod output;
 pub mod policies;
 mod server;
 mod sockets;
 pub mod store;
+mod unregistered;
 mod watch;
 
 pub use output::Format;
@@ -62,6 +65,8 @@ pub struct Shared {
     node: Mutex<Node>,
     /// What is wrong with the policy directory, as last seen.
     policy_errors: Mutex<Vec<String>>,
+    /// What this kernel can do.
+    features: Vec<features::Feature>,
     started: jiff::Timestamp,
     posture: Posture,
     cgroup_root: PathBuf,
@@ -125,6 +130,8 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let (datapath, events) = Datapath::open(&place)?;
     let store = Store::open(&options.run_dir)?;
     let mut node = Node::open(datapath, store, hierarchy, options.posture)?;
+    let features = features::probe(&node);
+    features::tell(&features);
     replay_spool(&options.run_dir, &mut node);
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;
@@ -132,12 +139,14 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let shared = Arc::new(Shared {
         node: Mutex::new(node),
         policy_errors: Mutex::default(),
+        features,
         started: jiff::Timestamp::now(),
         posture: options.posture,
         cgroup_root,
     });
     watch::apply(&shared, loaded);
     shared.node().collect_leftovers()?;
+    unregistered::look(&shared);
     Ok((shared, events, directory))
 }
 
@@ -160,6 +169,7 @@ async fn serve(
     tasks.spawn(output::pump(events, Arc::clone(&shared), describer, lines));
     tasks.spawn(watch::run(directory, Arc::clone(&shared)));
     tasks.spawn(sweep(Arc::clone(&shared)));
+    tasks.spawn(unregistered::run(Arc::clone(&shared)));
 
     // Read by the plugin's STATUS: from now on a short absence of the agent does not make the node unready.
     let ready = options.run_dir.join("ready");

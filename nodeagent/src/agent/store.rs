@@ -55,6 +55,12 @@ pub struct Record {
     pub pod: Pod,
     /// Since when it is governed.
     pub since: jiff::Timestamp,
+    /// No CNI call told of it: it was found by its cgroup.
+    #[serde(default)]
+    pub found: bool,
+    /// It is in the host's network namespace, whose addresses and links are not its own.
+    #[serde(default)]
+    pub host_network: bool,
     /// The CNI attachments that it came with.
     #[serde(with = "pairs")]
     pub attachments: BTreeMap<Attachment, Link>,

@@ -51,6 +51,9 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         counters.events_lost,
         counters.events_over_budget
     )?;
+    for feature in status.features.iter().filter(|feature| !feature.present) {
+        writeln!(out, "this kernel has not {}: {}", feature.name, feature.without)?;
+    }
     for error in &status.policy_errors {
         writeln!(out, "ERROR {error}")?;
     }
@@ -70,9 +73,16 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         let ips: Vec<String> = pod.ips.iter().map(ToString::to_string).collect();
         let by = if pod.policies.is_empty() { "no policy".to_owned() } else { pod.policies.join(", ") };
         let leaving = if pod.leaving { ", leaving" } else { "" };
-        let open = if pod.guarded { "" } else { ", link not guarded" };
+        let found = if pod.found { ", found without a CNI call" } else { "" };
+        let open = if pod.host_network {
+            ", in the host's network"
+        } else if pod.guarded {
+            ""
+        } else {
+            ", link not guarded"
+        };
         let (namespace, name, since) = (&pod.namespace, &pod.name, pod.since);
-        writeln!(out, "  {namespace}/{name} {} since {since:.0}: {by}{leaving}{open}", ips.join(","))?;
+        writeln!(out, "  {namespace}/{name} {} since {since:.0}: {by}{found}{leaving}{open}", ips.join(","))?;
     }
     Ok(())
 }

@@ -90,7 +90,7 @@ impl Datapath {
                 list: entry.list.map_or(NO_LIST, |list| first_list + list),
                 flags: if entry.opens { named::OPENS } else { 0 },
             };
-            self.names.insert(&Key::new(length, key), value, 0).map_err(map_error("NAMES"))?;
+            self.patterns.insert(&Key::new(length, key), value, 0).map_err(map_error("NAMES"))?;
             ruleset.names.push((length, key));
         }
         Ok(())
@@ -100,7 +100,7 @@ impl Datapath {
     /// must have been judged. What is not there any more is no error.
     pub fn retire(&mut self, ruleset: &Ruleset) -> Result<(), DatapathError> {
         for (length, key) in &ruleset.names {
-            gone(self.names.remove(&Key::new(*length, *key)), "NAMES")?;
+            gone(self.patterns.remove(&Key::new(*length, *key)), "NAMES")?;
         }
         for key in &ruleset.steps {
             gone(self.steps.remove(key), "STEPS")?;
@@ -122,7 +122,7 @@ impl Datapath {
         let old = |found: &mut BTreeMap<u32, Ruleset>, id: u32, add: &dyn Fn(&mut Ruleset)| {
             add(found.entry(id).or_insert_with(|| Ruleset { id, ..Ruleset::default() }));
         };
-        for entry in &self.names {
+        for entry in &self.patterns {
             let (key, value) = entry.map_err(map_error("NAMES"))?;
             let data = key.data();
             if live.contains(&data.policy) {

@@ -86,7 +86,7 @@ impl Datapath {
     pub fn guard(&mut self, interface: u32, cgroup: u64) -> Result<(), DatapathError> {
         self.links.insert(interface, cgroup, 0).map_err(map_error("LINKS"))?;
         for (name, at) in GUARDS {
-            let pin = self.guards.join(format!("{name}-{interface}"));
+            let pin = self.place.links().join(format!("{name}-{interface}"));
             let program = classifier(&mut self.object, name)?;
             let refused = |source| DatapathError::Program { name, source: Box::new(source) };
             let fd = program.fd().map_err(refused)?.as_fd();
@@ -102,6 +102,16 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+
+    /// Does this kernel know links on interfaces (6.6)? One that does looks for the interface, which cannot be.
+    pub fn has_links_on_interfaces(&self) -> bool {
+        let [(name, at), _] = GUARDS;
+        let Some(Program::SchedClassifier(program)) = self.object.program(name) else { return false };
+        let Ok(program) = program.fd() else { return false };
+        let nowhere = Target::Interface(libc::c_int::MAX.cast_unsigned());
+        let made = sys::link_create(program.as_fd(), nowhere, at);
+        made.is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV))
     }
 
     /// Ends the watch on every link of a cgroup that is gone.
@@ -130,7 +140,7 @@ impl Datapath {
         detach_by_netlink(interface);
         super::install::gone(self.links.remove(&interface), "LINKS")?;
         for (name, _) in GUARDS {
-            let pin = self.guards.join(format!("{name}-{interface}"));
+            let pin = self.place.links().join(format!("{name}-{interface}"));
             match sys::open_pin(&pin).and_then(|link| remove(&link, &pin)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(DatapathError::Link { action: "remove", name, source });
@@ -178,13 +188,16 @@ fn side(at: AttachType) -> TcAttachType {
     if at == AttachType::TcxEgress { TcAttachType::Egress } else { TcAttachType::Ingress }
 }
 
-/// Takes away every filter that the map of guarded links in `maps` names, for kernels without links on interfaces.
+/// Takes away every filter that the maps of guarded links in `maps` name, for kernels without links on interfaces.
 pub(super) fn detach_guards(maps: &Path) -> Result<(), DatapathError> {
-    // Never made, or removed before.
-    let Ok(map) = MapData::from_pin(maps.join("LINKS")) else { return Ok(()) };
-    let links: HashMap<_, u32, u64> = Map::HashMap(map).try_into().map_err(map_error("LINKS"))?;
-    for interface in links.keys() {
-        detach_by_netlink(interface.map_err(map_error("LINKS"))?);
+    let pins = fs::read_dir(maps).into_iter().flatten().flatten();
+    let is_links = |pin: &fs::DirEntry| pin.file_name().to_string_lossy().starts_with("LINKS-");
+    for pin in pins.filter(is_links) {
+        let map = MapData::from_pin(pin.path()).map_err(map_error("LINKS"))?;
+        let links: HashMap<_, u32, u64> = Map::HashMap(map).try_into().map_err(map_error("LINKS"))?;
+        for interface in links.keys() {
+            detach_by_netlink(interface.map_err(map_error("LINKS"))?);
+        }
     }
     Ok(())
 }

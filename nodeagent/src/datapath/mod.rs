@@ -1,14 +1,15 @@
 //! The kernel side: programs, links and maps. The only module that knows aya.
 //!
 //! ```text
-//! <bpffs>/sluice/<ABI version>/maps/<NAME>       the maps, shared by every agent of this ABI
-//! <bpffs>/sluice/<ABI version>/links/<program>   the links; what is pinned keeps working without an agent
+//! <bpffs>/sluice/<ABI version>/maps/<NAME>-<layout>   the maps, shared by every build that lays them out so
+//! <bpffs>/sluice/<ABI version>/links/<program>        the links; what is pinned keeps working without an agent
 //! ```
 //!
-//! Starting again changes nothing that packets notice: maps are opened, not made, and the program behind a pinned link
-//! is exchanged in one step.
+//! Starting again changes nothing that packets notice. Maps are opened; those that no earlier agent laid out as this one
+//! does are made beside the old ones, and filled. Then [`Datapath::attach`] exchanges the program behind each pinned link
+//! in one step, and the old maps go. Until then the programs of the earlier agent go on with what they have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -16,24 +17,27 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sluice_abi::{
-    ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, LearnedKey,
-    LearnedValue, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NameKey, NamedValue, PortKey, PortValue, SlotWord,
-    StepsKey, StepsValue, V4_MAPPED, counter,
+    ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, MAX_ENDPOINTS,
+    MAX_OWN_ADDRESSES, NameEvent, NameKey, NamedValue, PortKey, PortValue, SlotWord, StepsKey, StepsValue,
+    V4_MAPPED, counter, endpoint, layout, tail,
 };
 
 mod install;
 mod links;
+mod names;
 mod programs;
 mod shared;
 mod sys;
 
 pub use install::Ruleset;
+pub use names::{Learned, name_text};
+use names::Names;
 pub use programs::LoadedProgram;
 use shared::Shared;
 pub use sys::TestRun;
@@ -41,30 +45,6 @@ use sys::{AttachType, Target};
 
 /// The kernel programs, as `ebpf/build` compiled them.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.bpf.o"));
-
-/// Every map, by its name in the object.
-const MAPS: [&str; 20] = [
-    "CONFIG",
-    "ENDPOINTS",
-    "SLOTS",
-    "ADDRESSES",
-    "PORTS",
-    "STEPS",
-    "NAMES",
-    "LEARNED",
-    "LINKS",
-    "HEARD",
-    "FLOWS",
-    "BOUND",
-    "SHOWN",
-    "ORIGINS",
-    "REPLIES",
-    "OWN",
-    "DENIALS",
-    "BUDGETS",
-    "COUNTERS",
-    "EVENTS",
-];
 
 /// Every program and its place. Egress comes last: when it judges, all that it leans on is there.
 const PROGRAMS: [(&str, AttachType); 7] = [
@@ -75,6 +55,14 @@ const PROGRAMS: [(&str, AttachType); 7] = [
     ("sendmsg6", AttachType::Udp6Sendmsg),
     ("ingress", AttachType::InetIngress),
     ("egress", AttachType::InetEgress),
+];
+
+/// The programs that others hand packets on to: by name, in which array, at which index.
+const TAILS: [(&str, &str, u32); 4] = [
+    ("question", "EGRESS_TAILS", tail::QUESTION),
+    ("hello", "EGRESS_TAILS", tail::HELLO),
+    ("answer", "INGRESS_TAILS", tail::ANSWER),
+    ("learn", "INGRESS_TAILS", tail::LEARN),
 ];
 
 /// Why the kernel side is not as it was asked to be.
@@ -163,19 +151,22 @@ pub struct Datapath {
     addresses: LpmTrie<MapData, AddressKey, u32>,
     ports: LpmTrie<MapData, PortKey, PortValue>,
     steps: HashMap<MapData, StepsKey, StepsValue>,
-    names: LpmTrie<MapData, NameKey, NamedValue>,
-    learned: HashMap<MapData, LearnedKey, LearnedValue>,
+    patterns: LpmTrie<MapData, NameKey, NamedValue>,
     links: HashMap<MapData, u32, u64>,
     replies: HashMap<MapData, ConversationKey, u64>,
     counters: PerCpuArray<MapData, u64>,
+    names: Names,
+    /// The arrays of [`TAILS`], once they are filled.
+    tails: BTreeMap<&'static str, ProgramArray<MapData>>,
     config: Shared,
     slots: Shared,
     next_policy: u32,
     next_list: u32,
     next_generation: u32,
     flows: OwnedFd,
-    /// Where the links of [`Datapath::guard`] are pinned.
-    guards: PathBuf,
+    /// The maps that no earlier agent had made.
+    fresh: BTreeSet<&'static str>,
+    place: Place,
     object: Ebpf,
     _lock: Flock<fs::File>,
 }
@@ -198,6 +189,12 @@ impl Place {
         self.base().join("maps")
     }
 
+    /// Where a map of the layout that this build knows is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        let layout = layout::MAPS.iter().find(|(map, _)| *map == name).map_or(0, |(_, layout)| *layout);
+        self.maps().join(pin_name(name, layout))
+    }
+
     fn links(&self) -> PathBuf {
         self.base().join("links")
     }
@@ -207,7 +204,7 @@ impl Place {
 pub type Events = RingBuf<MapData>;
 
 impl Datapath {
-    /// Loads the programs, opens or makes the maps, and attaches or exchanges each program.
+    /// Opens or makes the maps and loads the programs. What packets meet is not changed before [`Self::attach`].
     pub fn open(place: &Place) -> Result<(Self, Events), DatapathError> {
         check_place(place)?;
         for directory in [place.maps(), place.links()] {
@@ -218,32 +215,33 @@ impl Datapath {
             })?;
         }
         let lock = lock(&place.bpffs.join("sluice"))?;
+        let fresh = layout::MAPS.iter().map(|(name, _)| *name).filter(|name| !place.map(name).exists());
+        let fresh = fresh.collect();
         let mut loader = EbpfLoader::new();
         loader.allow_unsupported_maps();
-        for name in MAPS {
-            loader.map_pin_path(name, place.maps().join(name));
+        for (name, _) in layout::MAPS {
+            loader.map_pin_path(name, place.map(name));
         }
         let mut object = loader.load(OBJECT).map_err(Box::new)?;
-        let cgroup = fs::File::open(&place.cgroup_root).map_err(|source| DatapathError::Io {
-            action: "open",
-            path: place.cgroup_root.clone(),
-            source,
-        })?;
-        for (name, at) in PROGRAMS {
-            attach(&mut object, name, at, &cgroup, &place.links().join(name))?;
+        for name in PROGRAMS.iter().map(|(name, _)| *name).chain(TAILS.iter().map(|(name, ..)| *name)) {
+            load(&mut object, name)?;
         }
         links::load_guards(&mut object)?;
         let events = take(&mut object, "EVENTS")?;
-        let mut datapath = Self::from_maps(object, lock, place)?;
+        let mut datapath = Self::from_maps(object, lock, place, fresh)?;
         datapath.find_next_ids()?;
-        datapath.drop_dead_guards()?;
         Ok((datapath, events))
     }
 
-    fn from_maps(mut loaded: Ebpf, lock: Flock<fs::File>, place: &Place) -> Result<Self, DatapathError> {
+    fn from_maps(
+        mut loaded: Ebpf,
+        lock: Flock<fs::File>,
+        place: &Place,
+        fresh: BTreeSet<&'static str>,
+    ) -> Result<Self, DatapathError> {
         let object = &mut loaded;
         let shared = |name: &'static str, words: usize| {
-            let path = place.maps().join(name);
+            let path = place.map(name);
             let opened = sys::open_pin(&path).and_then(|map| Shared::map(map.as_fd(), words));
             opened.map_err(|source| DatapathError::Io { action: "map into memory", path, source })
         };
@@ -252,25 +250,70 @@ impl Datapath {
             addresses: take(object, "ADDRESSES")?,
             ports: take(object, "PORTS")?,
             steps: take(object, "STEPS")?,
-            names: take(object, "NAMES")?,
-            learned: take(object, "LEARNED")?,
+            patterns: take(object, "NAMES")?,
             links: take(object, "LINKS")?,
             replies: take(object, "REPLIES")?,
             counters: take(object, "COUNTERS")?,
+            names: Names::take(object)?,
+            tails: BTreeMap::new(),
             slots: shared("SLOTS", MAX_ENDPOINTS as usize)?,
             config: shared("CONFIG", size_of::<ConfigValue>() / size_of::<u64>())?,
             next_policy: 1,
             next_list: 1,
             next_generation: 1,
-            flows: sys::open_pin(&place.maps().join("FLOWS")).map_err(|source| DatapathError::Io {
+            flows: sys::open_pin(&place.map("FLOWS")).map_err(|source| DatapathError::Io {
                 action: "open",
-                path: place.maps().join("FLOWS"),
+                path: place.map("FLOWS"),
                 source,
             })?,
-            guards: place.links(),
+            fresh,
+            place: place.clone(),
             object: loaded,
             _lock: lock,
         })
+    }
+
+    /// Are there no endpoints in the kernel only because this build lays them out in another way, or because nobody was
+    /// here before?
+    pub fn is_fresh(&self) -> bool {
+        ["ENDPOINTS", "SLOTS"].iter().any(|name| self.fresh.contains(name))
+    }
+
+    /// Puts every program behind its pinned link, and removes the maps that only an earlier agent's programs used. What
+    /// packets are to meet must be in the maps by then.
+    pub fn attach(&mut self) -> Result<(), DatapathError> {
+        let root = &self.place.cgroup_root;
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| DatapathError::Io { action, path, source }
+        };
+        let cgroup = fs::File::open(root).map_err(io("open", root))?;
+        let wanted = cgroup.metadata().map_err(io("look at", root))?.ino();
+        self.fill_tails()?;
+        for (name, at) in PROGRAMS {
+            let program = self.object.program(name).ok_or(DatapathError::Missing(name))?;
+            let refused = |source| DatapathError::Program { name, source: Box::new(source) };
+            let program = program.fd().map_err(refused)?.as_fd();
+            let pin = self.place.links().join(name);
+            links::put(program, name, at, Target::Cgroup(cgroup.as_fd()), wanted, &pin)?;
+        }
+        self.drop_dead_guards()?;
+        self.drop_old_maps()
+    }
+
+    fn drop_old_maps(&self) -> Result<(), DatapathError> {
+        let directory = self.place.maps();
+        let ours: BTreeSet<PathBuf> = layout::MAPS.iter().map(|(name, _)| self.place.map(name)).collect();
+        let pins = fs::read_dir(&directory).map_err(|source| DatapathError::Io {
+            action: "read",
+            path: directory.clone(),
+            source,
+        })?;
+        for pin in pins.flatten().map(|pin| pin.path()).filter(|pin| !ours.contains(pin)) {
+            tracing::info!(pin = %pin.display(), "removing a map that an earlier agent laid out in another way");
+            remove(&pin, fs::remove_file)?;
+        }
+        Ok(())
     }
 
     /// Ids are not used again while anything in the kernel may still hold them.
@@ -280,7 +323,7 @@ impl Datapath {
             self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
             self.next_list = self.next_list.max(list + 1);
         }
-        for entry in &self.names {
+        for entry in &self.patterns {
             let (key, value) = entry.map_err(map_error("NAMES"))?;
             self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
             self.next_list = self.next_list.max(value.list + 1);
@@ -299,6 +342,11 @@ impl Datapath {
         Ok(())
     }
 
+    /// Gives no policy an id up to this one: an earlier agent's rules are still known by it.
+    pub fn skip_ids(&mut self, policy: u32) {
+        self.next_policy = self.next_policy.max(policy + 1);
+    }
+
     /// The policy in force for a slot.
     pub fn slot(&self, slot: u32) -> SlotWord {
         SlotWord(self.slots.load(slot as usize))
@@ -315,11 +363,22 @@ impl Datapath {
         self.config.store(0, levels.iter().fold(0, |mask, level| mask | 1 << level));
     }
 
-    /// Makes a cgroup an endpoint. Its slot's word must be in place by then.
-    pub fn set_endpoint(&mut self, cgroup: u64, slot: u32, own: &[IpAddr]) -> Result<(), DatapathError> {
+    /// Makes a cgroup an endpoint. Its slot's word must be in place by then. One in the host's network may have other
+    /// addresses beside its `own`.
+    pub fn set_endpoint(
+        &mut self,
+        cgroup: u64,
+        slot: u32,
+        own: &[IpAddr],
+        host_network: bool,
+    ) -> Result<(), DatapathError> {
         let mut value = EndpointValue {
             slot,
             own_count: own.len().min(MAX_OWN_ADDRESSES) as u32,
+            flags: if host_network { endpoint::HOST_NETWORK } else { 0 },
+            pad: 0,
+            #[cfg(feature = "rehearsal")]
+            rehearsal: u64::MAX,
             own: [[0; 16]; MAX_OWN_ADDRESSES],
         };
         for (place, address) in value.own.iter_mut().zip(own) {
@@ -330,7 +389,8 @@ impl Datapath {
 
     /// Makes a cgroup an endpoint no longer. What was never one is no error.
     pub fn remove_endpoint(&mut self, cgroup: u64) -> Result<(), DatapathError> {
-        install::gone(self.endpoints.remove(&cgroup), "ENDPOINTS")
+        install::gone(self.endpoints.remove(&cgroup), "ENDPOINTS")?;
+        self.forget_learned(cgroup)
     }
 
     /// Every endpoint that the kernel knows: cgroup id and slot.
@@ -382,14 +442,27 @@ pub fn test_run(
     sys::test_run(program, packet, interface, repeat).map_err(|source| DatapathError::TestRun { source })
 }
 
+/// An event out of the ring buffer.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// About a flow.
+    Flow(FlowEvent),
+    /// About a name, or about a flow that one led to.
+    Name(NameEvent),
+}
+
 /// Reads an event out of the ring buffer's bytes.
-pub fn read_event(bytes: &[u8]) -> Option<FlowEvent> {
-    if bytes.len() < size_of::<FlowEvent>() {
+pub fn read_event(bytes: &[u8]) -> Option<Event> {
+    read_as(bytes).map(Event::Name).or_else(|| read_as(bytes).map(Event::Flow))
+}
+
+fn read_as<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
         return None;
     }
     // SAFETY: at least as many readable bytes as the struct has, every pattern of which is a value of it; the read asks
     // for no alignment.
-    Some(unsafe { bytes.as_ptr().cast::<FlowEvent>().read_unaligned() })
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// An address as the maps hold it.
@@ -472,31 +545,20 @@ fn check_place(place: &Place) -> Result<(), DatapathError> {
     Ok(())
 }
 
-/// Loads a program and puts it behind its pinned link; makes the link where there is none for this cgroup.
-fn attach(
-    object: &mut Ebpf,
-    name: &'static str,
-    at: AttachType,
-    cgroup: &fs::File,
-    pin: &Path,
-) -> Result<(), DatapathError> {
-    let program = object.program_mut(name).ok_or(DatapathError::Missing(name))?;
-    let refused = |source| DatapathError::Program { name, source: Box::new(source) };
-    match program {
-        Program::CgroupSkb(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
+/// Loads one of [`PROGRAMS`].
+fn load(object: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
+    match object.program_mut(name) {
+        Some(Program::CgroupSkb(program)) => program.load(),
+        Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::CgroupSockAddr(program)) => program.load(),
         _ => return Err(DatapathError::Missing(name)),
     }
-    .map_err(refused)?;
-    let program = program.fd().map_err(refused)?.as_fd();
-    let wanted = cgroup.metadata().map_err(|source| DatapathError::Link {
-        action: "find the cgroup of",
-        name,
-        source,
-    })?;
-    let target = Target::Cgroup(cgroup.as_fd());
-    links::put(program, name, at, target, wanted.ino(), pin)
+    .map_err(|source| DatapathError::Program { name, source: Box::new(source) })
+}
+
+/// The name of a map's pin. A dot is not allowed in it.
+fn pin_name(map: &str, layout: u32) -> String {
+    format!("{map}-{layout}")
 }
 
 fn take<M>(object: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>

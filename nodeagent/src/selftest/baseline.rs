@@ -12,7 +12,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use nix::libc;
-use sluice_abi::ABI_VERSION;
 
 use crate::datapath::Place;
 
@@ -73,8 +72,7 @@ fn map(to: u8, map: &OwnedFd) -> [Instruction; 2] {
 
 /// Loads the program.
 pub(super) fn load_program(place: &Place) -> anyhow::Result<OwnedFd> {
-    let maps = place.bpffs.join("sluice").join(ABI_VERSION.to_string()).join("maps");
-    let open = |name: &str| open_pin(&maps.join(name)).with_context(|| format!("cannot open the map {name}"));
+    let open = |name: &str| open_pin(&place.map(name)).with_context(|| format!("cannot open the map {name}"));
     let (flows, slots) = (open("FLOWS")?, open("SLOTS")?);
     let [flows, flows_end] = map(1, &flows);
     let [slots, slots_end] = map(1, &slots);

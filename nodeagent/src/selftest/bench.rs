@@ -140,9 +140,10 @@ fn run(options: &Options, mut tell: impl FnMut(&Sample) -> anyhow::Result<()>) -
     let place = scratch.place();
     // Nobody reads the events: after the first few, denied packets find the pod's budget spent, as in a flood.
     let (mut datapath, _events) = Datapath::open(&place)?;
+    datapath.attach()?;
     let pod = fs::metadata(&scratch.pod)?.ino();
     datapath.set_levels(&[Hierarchy::of(&root)?.level(&scratch.pod)].into());
-    datapath.set_endpoint(pod, 0, &[packet::SOURCE_V4.into()])?;
+    datapath.set_endpoint(pod, 0, &[packet::SOURCE_V4.into()], false)?;
     datapath.guard(scratch.interface, pod)?;
     let mut rng = rng(options.seed);
     let bench = Bench {
@@ -254,7 +255,7 @@ fn populate(datapath: &mut Datapath, endpoints: u32, policy: u32) -> anyhow::Res
         datapath.flip(slot, policy);
         if slot > 0 {
             let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 88, 0, 0).to_bits() + 16 + slot);
-            datapath.set_endpoint(stranger(slot), slot, &[address.into()])?;
+            datapath.set_endpoint(stranger(slot), slot, &[address.into()], false)?;
         }
     }
     Ok(())

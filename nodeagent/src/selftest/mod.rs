@@ -72,10 +72,12 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
     let root = options.cgroup_root.clone().map_or_else(Hierarchy::default_root, Ok)?;
     let scratch = Scratch::make(&root)?;
     let (mut datapath, _events): (Datapath, Events) = Datapath::open(&scratch.place())?;
+    datapath.attach()?;
     let pod = fs::metadata(&scratch.pod)?.ino();
     datapath.set_levels(&[Hierarchy::of(&root)?.level(&scratch.pod)].into());
-    datapath.set_endpoint(pod, 0, &[])?;
+    datapath.set_endpoint(pod, 0, &[], false)?;
     // Twice, as a restart does: the second exchanges what the first attached.
+    datapath.attach()?;
     datapath.guard(scratch.interface, pod)?;
     datapath.guard(scratch.interface, pod)?;
     let program = datapath.program(&scratch.place(), "egress")?;

@@ -28,7 +28,7 @@ const WAYS: [Way; 3] = [
 ];
 
 /// Lets the probe try once; what came of it: `connected`, `reply`, or the errno.
-pub(super) async fn attempt(pod: &Pod, protocol: &str, to: IpAddr, port: u16) -> Result<Value> {
+pub(in crate::suite) async fn attempt(pod: &Pod, protocol: &str, to: IpAddr, port: u16) -> Result<Value> {
     let (to, port) = (to.to_string(), port.to_string());
     let arguments = ["connect", "--to", &to, "--port", &port, "--proto", protocol];
     let container = pod.start(&ContainerSpec::new("try", arguments)).await?;

@@ -16,7 +16,7 @@ use crate::rig::net::{DESTINATIONS, Destinations, is_wire};
 use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions};
 
 mod client;
-mod events;
+pub(super) mod events;
 mod older;
 
 /// Where the pods live.
@@ -123,9 +123,18 @@ impl Run<'_> {
 
         eprintln!("inbound: the agent is back");
         agent.restart().await?;
-        self.speak(", after a restart", false);
+        self.speak(", after a restart", true);
         self.answers(", after a restart", QUERIES).await?;
         self.flood(", after a restart", &destinations).await?;
+
+        for (build, what) in [("sluice-rehearsal", "an upgrade"), ("sluice", "a downgrade")] {
+            eprintln!("inbound: {what}, with other programs and other map layouts");
+            agent.restart_as(build).await?;
+            let when = format!(", after {what}");
+            self.speak(&when, build == "sluice-rehearsal");
+            self.answers(&when, QUERIES).await?;
+            self.flood(&when, &destinations).await?;
+        }
 
         eprintln!("inbound: Sluice is installed under a pod that runs");
         self.install_again(agent).await?;

@@ -49,6 +49,17 @@ pub enum NodeError {
     /// The policy directory has never been read whole.
     #[error("the policies could not be read yet, see `sluice status`; no pod can start before")]
     NoPolicies,
+    /// The programs are not exchanged, for a pod would be without its policy.
+    #[error(
+        "the programs of the earlier agent go on, for {pod}'s policies cannot be put into this agent's maps: see the error before this one"
+    )]
+    NotPlaced {
+        /// The first such pod.
+        pod: String,
+    },
+    /// This agent's programs are not attached yet.
+    #[error("this agent's programs are not attached yet, see `sluice status`; no pod can start before")]
+    NotAttached,
     /// There is no such attachment.
     #[error("attachment {container_id}/{ifname} is not governed here; was the pod added before sluice-cni joined the chain?",
         container_id = .0.container_id, ifname = .0.ifname)]
@@ -116,7 +127,7 @@ impl From<&NodeError> for Refusal {
         let kind = match error {
             NodeError::Invalid(_) => RefusalKind::Invalid,
             NodeError::Unknown(_) => RefusalKind::Unknown,
-            NodeError::NoPolicies => RefusalKind::NotReady,
+            NodeError::NoPolicies | NodeError::NotAttached => RefusalKind::NotReady,
             _ => RefusalKind::Failed,
         };
         Self { kind, message: error.to_string() }

@@ -10,6 +10,10 @@
 //!
 //! A pod stays governed while it is leaving: its sockets may outlive its attachment, and its cgroup names them.
 //!
+//! An agent that lays out the kernel's maps in another way than the one before it finds them empty. It fills them from its
+//! records, and exchanges the programs when every endpoint has its policy there ([`Node::attach`]); until then those of the
+//! earlier agent go on, and no pod is added.
+//!
 //! The order of every change is the same: the new compiled policies are written, then the slots flipped, then, after a
 //! grace for packets that are being judged, the old ones removed. Pods with equal selections share one.
 
@@ -33,6 +37,7 @@ use super::cgroup::Hierarchy;
 use super::cutter::{self, Cut};
 use super::sockets;
 use super::store::{Link, Record, Store};
+use super::unregistered::{Found, Network};
 use crate::datapath::{Datapath, DatapathError, Ruleset, address_bytes};
 
 mod error;
@@ -81,6 +86,8 @@ pub struct Node {
     policies: Option<PolicySet>,
     /// Endpoints that only the kernel knows, for their records are lost.
     orphans: BTreeMap<u64, PathBuf>,
+    /// Packets meet this agent's programs.
+    attached: bool,
     targets: Targets,
     endpoints: BTreeMap<u64, Endpoint>,
     installed: HashMap<u32, Installed>,
@@ -110,6 +117,7 @@ impl Node {
             posture,
             policies: None,
             orphans: BTreeMap::new(),
+            attached: false,
             targets: Targets::new(),
             endpoints: BTreeMap::new(),
             installed: HashMap::new(),
@@ -127,6 +135,7 @@ impl Node {
                 Ok(rules) => drop(self.names.insert(policy, rules.into())),
                 Err(error) => tracing::warn!(%error, "the rules of an earlier agent will go without names"),
             }
+            self.datapath.skip_ids(policy);
             self.retired.push(Retired { since: Instant::now(), ruleset: None, policy });
         }
         let (records, damaged) = self.store.load()?;
@@ -135,7 +144,8 @@ impl Node {
         }
         let known: BTreeMap<u64, u32> = self.datapath.endpoints()?.into_iter().collect();
         for record in records {
-            if known.get(&record.cgroup) != Some(&record.slot) {
+            let is_adopted = self.datapath.is_fresh() && Self::is_alive(&record);
+            if !is_adopted && known.get(&record.cgroup) != Some(&record.slot) {
                 tracing::warn!(pod = %pod_name(&record.pod), "not in the kernel's maps; its record is dropped");
                 self.store.remove(record.cgroup)?;
                 continue;
@@ -144,11 +154,7 @@ impl Node {
                 (self.datapath.slot(record.slot).policy(), self.hierarchy.level(&record.path));
             let leaving = record.attachments.is_empty() || !Self::is_alive(&record);
             let endpoint = Endpoint { level, policy, leaving, record, selection: Selection::default() };
-            let cgroup = endpoint.record.cgroup;
-            self.endpoints.insert(cgroup, endpoint);
-            if let Err(error) = self.guard(cgroup) {
-                tracing::error!(%error, "a pod's link cannot be watched by this agent's program");
-            }
+            self.endpoints.insert(endpoint.record.cgroup, endpoint);
         }
         for cgroup in known.into_keys().filter(|cgroup| !self.endpoints.contains_key(cgroup)) {
             if let Some(path) = self.hierarchy.find(cgroup) {
@@ -161,32 +167,109 @@ impl Node {
         Ok(())
     }
 
+    /// Lets packets meet this agent's programs, once every endpoint has its policy in the maps that they read.
+    pub(super) fn attach(&mut self) -> Result<(), NodeError> {
+        if self.attached {
+            return Ok(());
+        }
+        let endpoints: Vec<Record> =
+            self.endpoints.values().map(|endpoint| endpoint.record.clone()).collect();
+        let is_fresh = self.datapath.is_fresh();
+        if is_fresh {
+            let without = |record: &&Record| self.datapath.slot(record.slot).generation() == 0;
+            if let Some(record) = endpoints.iter().find(without) {
+                return Err(NodeError::NotPlaced { pod: pod_name(&record.pod) });
+            }
+            for record in &endpoints {
+                self.place(record)?;
+                self.renew(record.cgroup, Self::note_accepted);
+            }
+        }
+        self.datapath.attach()?;
+        self.attached = true;
+        for record in &endpoints {
+            self.renew(record.cgroup, Self::guard);
+            if is_fresh {
+                // Connections that were accepted between the first look and the exchange.
+                self.renew(record.cgroup, Self::note_accepted);
+                self.datapath.flip(record.slot, self.datapath.slot(record.slot).policy());
+            }
+        }
+        Ok(())
+    }
+
+    /// Does something for an endpoint that was there before this agent. It is governed whether that succeeds or not.
+    fn renew(&mut self, cgroup: u64, what: impl Fn(&mut Self, u64) -> Result<(), NodeError>) {
+        let Some(endpoint) = self.endpoints.get(&cgroup).filter(|endpoint| !endpoint.leaving) else { return };
+        let pod = pod_name(&endpoint.record.pod);
+        if let Err(error) = what(self, cgroup) {
+            tracing::error!(pod, %error, "a pod of an earlier agent is governed, but not all is as it should be");
+        }
+    }
+
     /// Governs a pod. When this returns, its policy is in force.
     pub fn add(&mut self, add: &Add) -> Result<(), NodeError> {
         let path = PathBuf::from(&add.cgroup.path);
-        let level = self.check(add, &path).map_err(NodeError::Invalid)?;
-        let link = Link {
-            network: add.network.clone(),
-            netns: add.netns.clone(),
-            ips: add.ips.clone(),
-            host_interface: add.host_interface.clone(),
-            guarded: add.host_interface.as_deref().map(interface_index).transpose()?,
-        };
-        let mut record = match self.endpoints.get(&add.cgroup.id) {
-            // Another interface of the same pod, or its sandbox made again.
-            Some(endpoint) if !endpoint.leaving => endpoint.record.clone(),
-            Some(endpoint) => Record { attachments: BTreeMap::new(), ..endpoint.record.clone() },
-            None => Record {
-                cgroup: add.cgroup.id,
-                path,
-                slot: self.free_slot()?,
-                pod: add.pod.clone(),
-                since: jiff::Timestamp::now(),
-                attachments: BTreeMap::new(),
-            },
+        let level = self.check(add.cgroup.id, &path).map_err(NodeError::Invalid)?;
+        let link = link(add)?;
+        let mut record = match self.endpoints.get(&add.cgroup.id).map(|endpoint| (endpoint, &endpoint.record))
+        {
+            // Another interface of the same pod.
+            Some((endpoint, record)) if !endpoint.leaving && !record.found => record.clone(),
+            // Its sandbox made again, or what was known of it was only found.
+            Some((_, record)) => Record { attachments: BTreeMap::new(), ..record.clone() },
+            None => self.new_record(add.cgroup.id, path, &add.pod)?,
         };
         record.pod = add.pod.clone();
+        (record.found, record.host_network) = (false, false);
         record.attachments.insert(add.attachment.clone(), link);
+        self.enter(record, level)
+    }
+
+    /// Governs a pod that no CNI call told of, as far as it can be known: nobody says who it is, so cluster policies judge
+    /// it as a pod without labels. One that is governed already stays as it is.
+    pub(super) fn add_found(&mut self, found: &Found) -> Result<(), NodeError> {
+        if self.endpoints.contains_key(&found.cgroup) || self.orphans.contains_key(&found.cgroup) {
+            return Ok(());
+        }
+        let level = self.check(found.cgroup, &found.path).map_err(NodeError::Invalid)?;
+        let (name, uid) = (format!("pod{}", found.uid), found.uid.clone());
+        let pod = Pod { namespace: String::new(), name, uid, labels: BTreeMap::new() };
+        let mut record = self.new_record(found.cgroup, found.path.clone(), &pod)?;
+        (record.found, record.host_network) = (true, found.host_network);
+        let Network { netns, ifname, ips, host_interface } = found.network.clone();
+        let guarded = host_interface.as_deref().map(interface_index).transpose()?;
+        // A node may have more addresses than an endpoint can. The pod's traffic to the others is judged.
+        let room = if found.host_network { MAX_OWN_ADDRESSES } else { usize::MAX };
+        let ips = ips.into_iter().take(room).collect();
+        // No network configuration is named so: no GC touches it, and no DEL.
+        let (network, netns) = (String::new(), netns.to_string_lossy().into_owned());
+        let attachment = Attachment { container_id: record.pod.name.clone(), ifname };
+        record.attachments.insert(attachment, Link { network, netns, ips, host_interface, guarded });
+        self.enter(record, level)?;
+        tracing::warn!(
+            cgroup = %found.path.display(),
+            host_network = found.host_network,
+            "ALERT: a pod that no CNI call told of is judged by cluster policies, as one without labels"
+        );
+        Ok(())
+    }
+
+    fn new_record(&self, cgroup: u64, path: PathBuf, pod: &Pod) -> Result<Record, NodeError> {
+        Ok(Record {
+            cgroup,
+            path,
+            slot: self.free_slot()?,
+            pod: pod.clone(),
+            since: jiff::Timestamp::now(),
+            found: false,
+            host_network: false,
+            attachments: BTreeMap::new(),
+        })
+    }
+
+    /// Puts an endpoint in force, or leaves all as it was.
+    fn enter(&mut self, record: Record, level: u32) -> Result<(), NodeError> {
         let addresses = addresses(&record);
         if addresses.is_empty() {
             return Err(NodeError::Invalid(Invalid::NoAddress));
@@ -199,11 +282,14 @@ impl Node {
         let previous = self.endpoints.get(&cgroup).cloned();
         let policy = previous.as_ref().map_or(NO_POLICY, |endpoint| endpoint.policy);
         let policies = self.policies.as_ref().ok_or(NodeError::NoPolicies)?;
+        if !self.attached {
+            return Err(NodeError::NotAttached);
+        }
         let selection = select(policies, &pod_info(&record), None);
         self.store.put(&record)?;
         self.endpoints.insert(cgroup, Endpoint { record, level, policy, leaving: false, selection });
         self.world_changed();
-        let done = self.govern(cgroup, &addresses);
+        let done = self.govern(cgroup);
         match (&done, previous) {
             (Ok(()), _) => drop(self.orphans.remove(&cgroup)),
             // Nothing changed: a pod that was not governed before is not half governed now.
@@ -217,8 +303,8 @@ impl Node {
     }
 
     /// Puts an endpoint in force in the kernel.
-    fn govern(&mut self, cgroup: u64, addresses: &[IpAddr]) -> Result<(), NodeError> {
-        let Some(record) = self.record(cgroup) else { return Ok(()) };
+    fn govern(&mut self, cgroup: u64) -> Result<(), NodeError> {
+        let Some(record) = self.record(cgroup).cloned() else { return Ok(()) };
         let (slot, is_running) = (record.slot, is_populated(&record.path));
         // A pod that runs already may have accepted connections. They are asked for before it is governed, so that none
         // of their packets is taken for the pod's own, and after it, for those that came meanwhile.
@@ -226,7 +312,7 @@ impl Node {
             self.note_accepted(cgroup)?;
         }
         self.reconcile_for(cgroup)?;
-        self.datapath.set_endpoint(cgroup, slot, addresses)?;
+        self.place(&record)?;
         self.guard(cgroup)?;
         if is_running {
             self.note_accepted(cgroup)?;
@@ -234,6 +320,12 @@ impl Node {
             self.datapath.flip(slot, self.datapath.slot(slot).policy());
         }
         Ok(())
+    }
+
+    /// Makes an endpoint known to the kernel.
+    fn place(&mut self, record: &Record) -> Result<(), NodeError> {
+        let own = addresses(record);
+        Ok(self.datapath.set_endpoint(record.cgroup, record.slot, &own, record.host_network)?)
     }
 
     /// Counts as replies what the listeners of a pod have accepted.
@@ -260,11 +352,12 @@ impl Node {
 
     /// Watches the host's end of every link of an endpoint.
     fn guard(&mut self, cgroup: u64) -> Result<(), NodeError> {
-        let links = self.endpoints.get(&cgroup).map(|endpoint| &endpoint.record.attachments);
-        for link in links.into_iter().flat_map(BTreeMap::values) {
+        let Some(record) = self.record(cgroup) else { return Ok(()) };
+        let (links, host_network) = (record.attachments.clone(), record.host_network);
+        for link in links.into_values() {
             if let Some(interface) = link.guarded {
                 self.datapath.guard(interface, cgroup)?;
-            } else {
+            } else if !host_network {
                 tracing::warn!(
                     netns = link.netns,
                     "the primary plugin names no host end of the pod's link: packet sockets are not seen there"
@@ -279,12 +372,11 @@ impl Node {
         let Some(endpoint) = self.holder_mut(attachment) else { return Ok(()) };
         endpoint.record.attachments.remove(attachment);
         endpoint.leaving = endpoint.record.attachments.is_empty();
-        let (record, addresses, leaving) =
-            (endpoint.record.clone(), addresses(&endpoint.record), endpoint.leaving);
+        let (record, leaving) = (endpoint.record.clone(), endpoint.leaving);
         self.store.put(&record)?;
         // A pod that leaves keeps its addresses until its cgroup is gone.
         if !leaving {
-            self.datapath.set_endpoint(record.cgroup, record.slot, &addresses)?;
+            self.place(&record)?;
         }
         self.world_changed();
         if self.policies.is_some() { self.reconcile() } else { Ok(()) }
@@ -335,6 +427,11 @@ impl Node {
         self.policies.as_ref()
     }
 
+    /// Can the guard of a pod's link be a link of the kernel's?
+    pub fn has_links_on_interfaces(&self) -> bool {
+        self.datapath.has_links_on_interfaces()
+    }
+
     /// The kernel's counters.
     pub fn counters(&self) -> Result<[u64; sluice_abi::counter::COUNT as usize], DatapathError> {
         self.datapath.counters()
@@ -350,10 +447,10 @@ impl Node {
         self.endpoints.values().any(|endpoint| path.starts_with(&endpoint.record.path))
     }
 
-    fn check(&self, add: &Add, path: &Path) -> Result<u32, Invalid> {
-        let found = |found: String| Invalid::Cgroup { path: path.to_owned(), id: add.cgroup.id, found };
+    fn check(&self, id: u64, path: &Path) -> Result<u32, Invalid> {
+        let found = |found: String| Invalid::Cgroup { path: path.to_owned(), id, found };
         let metadata = std::fs::symlink_metadata(path).map_err(|error| found(error.to_string()))?;
-        if !metadata.is_dir() || metadata.ino() != add.cgroup.id {
+        if !metadata.is_dir() || metadata.ino() != id {
             return Err(found(format!("the agent sees id {}", metadata.ino())));
         }
         if !self.hierarchy.contains(path) {
@@ -366,7 +463,7 @@ impl Node {
         if level > MAX_CGROUP_LEVEL {
             return Err(Invalid::TooDeep { path: path.to_owned(), level });
         }
-        let others = self.endpoints.values().filter(|endpoint| endpoint.record.cgroup != add.cgroup.id);
+        let others = self.endpoints.values().filter(|endpoint| endpoint.record.cgroup != id);
         for other in others.filter(|endpoint| Self::is_alive(&endpoint.record)) {
             if path.starts_with(&other.record.path) || other.record.path.starts_with(path) {
                 let (other, pod) = (other.record.path.clone(), pod_name(&other.record.pod));
@@ -411,8 +508,19 @@ fn is_cgroup(path: &Path, id: u64) -> bool {
 }
 
 /// Does any process live in the cgroup or below it?
-fn is_populated(cgroup: &Path) -> bool {
+pub(super) fn is_populated(cgroup: &Path) -> bool {
     std::fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+}
+
+/// What an attachment brought.
+fn link(add: &Add) -> Result<Link, NodeError> {
+    Ok(Link {
+        network: add.network.clone(),
+        netns: add.netns.clone(),
+        ips: add.ips.clone(),
+        host_interface: add.host_interface.clone(),
+        guarded: add.host_interface.as_deref().map(interface_index).transpose()?,
+    })
 }
 
 /// The index of the host's end of a pod's link. Refuses what cannot be one: guarding a bridge or a network card would
@@ -441,7 +549,7 @@ fn pod_info(record: &Record) -> PodInfo {
         name: record.pod.name.clone(),
         labels: record.pod.labels.clone(),
         addresses: addresses(record),
-        host_network: false,
+        host_network: record.host_network,
     }
 }
 

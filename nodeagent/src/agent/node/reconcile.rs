@@ -31,7 +31,9 @@ impl Node {
             endpoint.selection = select(&policies, &pod_info(&endpoint.record), None);
         }
         self.policies = Some(policies);
-        self.reconcile()
+        let reconciled = self.reconcile();
+        let attached = self.attach();
+        reconciled.and(attached)
     }
 
     /// Forgets what was compiled for selections that name pods: the pods have changed.
@@ -169,7 +171,9 @@ impl Node {
                 result = result.and(self.store.remove_rules(retired.policy).map_err(NodeError::from));
             }
         }
-        let is_gone = |endpoint: &&Endpoint| endpoint.leaving && !Self::is_alive(&endpoint.record);
+        // Nothing tells when a pod leaves that no CNI call told of.
+        let may_be_gone = |endpoint: &Endpoint| endpoint.leaving || endpoint.record.found;
+        let is_gone = |endpoint: &&Endpoint| may_be_gone(endpoint) && !Self::is_alive(&endpoint.record);
         let gone = self.endpoints.values().filter(is_gone).map(|endpoint| endpoint.record.cgroup);
         for cgroup in gone.collect::<Vec<u64>>() {
             result = result.and(self.forget(cgroup));
@@ -197,6 +201,7 @@ impl Node {
 fn cut(record: &Record, compiled: Arc<Compiled>) -> Cut {
     Cut {
         cgroup: record.cgroup,
+        slot: record.slot,
         pod: pod_name(&record.pod),
         namespaces: record.attachments.values().map(|link| PathBuf::from(&link.netns)).collect(),
         own: addresses(record),

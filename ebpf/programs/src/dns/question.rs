@@ -1,0 +1,187 @@
+//! `question`, after `egress`: what is sent to a resolver.
+
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, bpf_sock};
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes};
+use aya_ebpf::programs::SkBuffContext;
+use sluice_abi::{QuestionKey, class, counter, hook, kind, tail};
+use sluice_parse::Unreadable;
+use sluice_parse::bits::{keep, put};
+use sluice_parse::dns::{Direction, MAX_MESSAGE, PORT, Question, read_question};
+
+use super::room::{self, DnsRoom};
+use super::stream::{self, Segment, Taken};
+use super::tell::{self, Told};
+use super::{buffer, is_trusted};
+use crate::PASS;
+use crate::endpoint::Endpoint;
+use crate::event;
+use crate::maps::{EGRESS_TAILS, QUESTIONS, count};
+use crate::packet::Packet;
+use crate::socket;
+
+/// What a packet holds.
+pub(super) enum Read {
+    /// A message, which is in the room.
+    Message(Question),
+    /// No message, or not all of one.
+    Nothing,
+    /// What cannot be read.
+    Unreadable,
+}
+
+/// Hands a packet that policy allows on to `question`, if it could be one.
+#[inline(always)]
+pub fn hand_on(ctx: &SkBuffContext) {
+    // SAFETY: one program of the same kind into another; nothing is held.
+    unsafe { EGRESS_TAILS.tail_call(ctx, tail::QUESTION) };
+}
+
+#[inline(always)]
+pub fn try_question(ctx: &SkBuffContext) -> Option<i32> {
+    let skb = buffer(ctx);
+    // SAFETY: `skb` is the program's context; a null socket is not given to the helper.
+    let sk = unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        bpf_sk_fullsock(sk)
+    };
+    if sk.is_null() {
+        return None;
+    }
+    let packet = Packet::read(skb, 0);
+    if !is_trusted(packet.destination) {
+        return None;
+    }
+    let endpoint = Endpoint::of_packet(skb)?;
+    let Some((_, room)) = room::take() else {
+        count(counter::DNS_UNREADABLE);
+        return None;
+    };
+    let read = read(skb, sk, &packet, room);
+    match &read {
+        Read::Message(question) => note(skb, sk, &endpoint, &packet, room, question),
+        Read::Nothing => {}
+        Read::Unreadable => count(counter::DNS_UNREADABLE),
+    }
+    room::release(room);
+    if packet.class == class::TCP && matches!(read, Read::Message(_)) {
+        // There may be more questions in the segment.
+        hand_on(ctx);
+    }
+    Some(PASS)
+}
+
+#[inline(always)]
+fn read(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, room: *mut DnsRoom) -> Read {
+    let Some((start, length)) = packet.payload(skb) else { return Read::Nothing };
+    if packet.class == class::UDP {
+        // SAFETY: `skb` is the program's context.
+        if unsafe { (*skb).gso_size } != 0 {
+            // Several datagrams, of which only the first would be read.
+            return Read::Unreadable;
+        }
+        return datagram(skb, start, length, room, Direction::Question);
+    }
+    let Some((streams, number)) = stream::follow(skb, sk, packet, length) else { return Read::Nothing };
+    if length == 0 {
+        return Read::Nothing;
+    }
+    // SAFETY: live socket storage; one socket sends from one CPU at a time.
+    let stream = unsafe { &mut (*streams).questions };
+    match stream.take(skb, Segment { number, start, length }) {
+        Taken::Message(length) => {
+            stream.copy_to(room, length);
+            parse(room, length, Direction::Question)
+        }
+        Taken::Part => Read::Nothing,
+        Taken::Lost => Read::Unreadable,
+    }
+}
+
+/// Reads the message in a datagram.
+#[inline(always)]
+pub(super) fn datagram(
+    skb: *mut __sk_buff,
+    start: u32,
+    length: u32,
+    room: *mut DnsRoom,
+    direction: Direction,
+) -> Read {
+    if length == 0 || u64::from(length) > MAX_MESSAGE {
+        return Read::Unreadable;
+    }
+    let some = keep::<{ MAX_MESSAGE as u32 - 1 }>(u64::from(length).wrapping_sub(1)) as u32 + 1;
+    // SAFETY: the mask keeps the length within `MAX_MESSAGE`, for which the room has space.
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast(), start, (*room).message.0.as_mut_ptr().cast(), some) };
+    if failed != 0 {
+        return Read::Unreadable;
+    }
+    parse(room, length.into(), direction)
+}
+
+/// Reads the message in the room.
+#[inline(always)]
+pub(super) fn parse(room: *mut DnsRoom, length: u64, direction: Direction) -> Read {
+    // SAFETY: the caller holds the room.
+    let (message, turn) = unsafe {
+        put(&mut (*room).length, length);
+        (&(*room).message, &mut (*room).turn)
+    };
+    match read_question(message, length, direction, turn) {
+        Ok(question) => Read::Message(question),
+        Err(Unreadable) => Read::Unreadable,
+    }
+}
+
+/// The question that a message asks or answers.
+#[inline(always)]
+pub(super) fn key(
+    skb: *mut __sk_buff,
+    endpoint: &Endpoint,
+    remote: [u8; 16],
+    local_port: u16,
+    id: u16,
+    protocol: u8,
+) -> QuestionKey {
+    QuestionKey {
+        endpoint: endpoint.id,
+        // SAFETY: `skb` is the program's context.
+        socket: unsafe { bpf_get_socket_cookie(skb.cast()) },
+        resolver: remote,
+        local_port,
+        resolver_port: PORT,
+        id,
+        protocol,
+        pad: 0,
+    }
+}
+
+/// Notes that a question was asked.
+#[inline(always)]
+fn note(
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+    endpoint: &Endpoint,
+    packet: &Packet,
+    room: *mut DnsRoom,
+    question: &Question,
+) {
+    // SAFETY: the caller holds the room.
+    let (turn, value) = unsafe { (&(*room).turn, &mut (*room).question) };
+    value.time_ns = event::now();
+    value.kind = question.kind;
+    value.name_length = turn.length() as u8;
+    value.pad = 0;
+    turn.copy_to(&mut value.name);
+    let key =
+        key(skb, endpoint, packet.destination.bytes(), packet.source_port, question.id, packet.protocol);
+    // The root has no addresses.
+    if value.name_length != 0 {
+        let _ = QUESTIONS.insert(key, &*value, u64::from(BPF_ANY));
+    }
+    let told = Told { kind: kind::QUESTION, hook: hook::EGRESS, question, is_outgoing: true };
+    tell::tell(endpoint, packet, socket::origin(sk), room, &told);
+}

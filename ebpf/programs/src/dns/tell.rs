@@ -1,0 +1,102 @@
+//! Events about questions and answers.
+
+use sluice_abi::{
+    FlowEvent, NAME_SIZE, NO_POLICY, NO_RULE, NameEvent, OriginValue, RulingValue, TOLD_ADDRESSES, action,
+    counter, opaque, reason, shown,
+};
+use sluice_parse::dns::Question;
+
+use super::room::DnsRoom;
+use crate::endpoint::Endpoint;
+use crate::event;
+use crate::maps::{EVENTS, count};
+use crate::packet::Packet;
+
+/// What is told.
+pub struct Told<'a> {
+    /// One of [`sluice_abi::kind`].
+    pub kind: u8,
+    /// One of [`sluice_abi::hook`].
+    pub hook: u8,
+    pub question: &'a Question,
+    /// The packet goes to the resolver.
+    pub is_outgoing: bool,
+}
+
+/// Tells of a message. Its name is in the room's question, its addresses in the room's walk.
+#[inline(always)]
+pub fn tell(
+    endpoint: &Endpoint,
+    packet: &Packet,
+    origin: Option<*const OriginValue>,
+    room: *const DnsRoom,
+    told: &Told<'_>,
+) {
+    let now = event::now();
+    if !event::within_budget(endpoint.slot, now) {
+        count(counter::EVENTS_OVER_BUDGET);
+        return;
+    }
+    let (pid, comm) = origin.map_or((0, [0; 16]), |origin| {
+        // SAFETY: live socket storage.
+        unsafe { ((*origin).pid, (*origin).comm) }
+    });
+    let (local, remote) = if told.is_outgoing {
+        ((packet.source, packet.source_port), (packet.destination, packet.destination_port))
+    } else {
+        ((packet.destination, packet.destination_port), (packet.source, packet.source_port))
+    };
+    let Some(mut entry) = EVENTS.reserve_untyped::<NameEvent>(0) else {
+        count(counter::EVENTS_LOST);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the entry has room for an event, of which every field is written; the caller holds the room.
+    unsafe {
+        (&raw mut (*event).flow).write(FlowEvent {
+            time_ns: now,
+            endpoint: endpoint.id,
+            repeats: 0,
+            policy: NO_POLICY,
+            pid,
+            source: local.0.bytes(),
+            remote: remote.0.bytes(),
+            local_port: local.1,
+            remote_port: remote.1,
+            protocol: packet.protocol,
+            kind: told.kind,
+            hook: told.hook,
+            reason: reason::POLICY,
+            ruling: RulingValue {
+                applied: action::ALLOW,
+                reported: action::ALLOW,
+                flags: 0,
+                applied_rule: NO_RULE,
+                reported_rule: NO_RULE,
+            },
+            opaque: opaque::NONE,
+            pad: [0; 3],
+            comm,
+        });
+        (*event).dns_type = told.question.kind;
+        (*event).response_code = told.question.response_code;
+        (*event).shown = shown::MORE;
+        (*event).name_length = (*room).question.name_length;
+        (*event).pad = 0;
+        (*event).pad2 = 0;
+        let found = if told.is_outgoing { 0 } else { (*room).walk.found() };
+        (*event).answers = found as u16;
+        let addresses = (&raw mut (*event).addresses).cast::<[u64; 2]>();
+        for index in 0..TOLD_ADDRESSES {
+            let address =
+                if (index as u64) < found { (*room).walk.address(index as u64).address } else { [0; 2] };
+            addresses.add(index).write(address);
+        }
+        let (from, to) =
+            ((&raw const (*room).question.name).cast::<u32>(), (&raw mut (*event).name).cast::<u32>());
+        for index in 0..NAME_SIZE / size_of::<u32>() {
+            to.add(index).write(from.add(index).read());
+        }
+    }
+    entry.submit(0);
+}
