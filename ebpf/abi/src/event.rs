@@ -40,6 +40,10 @@ pub mod reason {
     pub const POLICY_MISSING: u8 = 2;
     /// A question for a name that no rule could open, under `dns.queries: RuleNames`, or one that cannot be read.
     pub const QUESTION: u8 = 3;
+    /// As [`POLICY`], if the flow goes on to show a name that it may: it has shown none yet.
+    pub const NAME_AWAITED: u8 = 4;
+    /// As [`POLICY`], for the name that the flow shows, or because it shows none that can be read.
+    pub const NAME_SHOWN: u8 = 5;
 }
 
 /// One judged flow.

@@ -4,7 +4,7 @@
 //! QUESTIONS  (endpoint, socket, resolver, ports, id) ──► the name that was asked, until the answer comes
 //! RESOLVERS  (address, port) ──► whose answers count
 //! LEARNED    (endpoint, bucket) ──► one address, one name that led to it, and until when
-//! NAMES      (policy id, name), longest prefix ──► list id
+//! NAMES      (policy id, name), longest prefix ──► list id, and whether the name may be asked for
 //! HELLOS     socket ──► the pieces of its first payload, until a name is found in it or not
 //! SHOWN      socket ──► the name that its flow showed
 //! ```
@@ -30,7 +30,7 @@ pub const LEARNED_BUCKETS: u32 = 1024;
 /// Places after its own at which a learned address may lie, the own one included.
 pub const LEARNED_PROBES: u32 = 8;
 
-/// Value of `NAMES` for a name that may be asked for and opens nothing: a search suffix added to a rule's name.
+/// [`NamedValue::list`] of a name that no rule means.
 pub const NO_LIST: u32 = 0;
 
 /// A reversed name, padded with zeros.
@@ -185,7 +185,23 @@ pub struct NamesConfigValue {
     pub grace_ns: u64,
 }
 
-/// Key data of `NAMES`; the prefix length counts these bits. The value is a list id, or [`NO_LIST`].
+/// Value of `NAMES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedValue {
+    /// The list in `PORTS` of what the name adds to an address that was learned from it, or [`NO_LIST`].
+    pub list: u32,
+    /// Bits of [`named`].
+    pub flags: u32,
+}
+
+/// Bits of [`NamedValue::flags`].
+pub mod named {
+    /// The name may be asked for also where questions are restricted.
+    pub const OPENS: u32 = 1;
+}
+
+/// Key data of `NAMES`; the prefix length counts these bits.
 ///
 /// A name is looked up with the zero that follows it and all of [`NameKey::BITS`]: an exact pattern's prefix holds that
 /// zero, a `*.` pattern's ends in a dot.
@@ -285,6 +301,7 @@ const _: () = {
     assert!(size_of::<LearnedValue>() == 320);
     assert!(size_of::<NamesConfigValue>() == 16);
     assert!(size_of::<NameKey>() == 256);
+    assert!(size_of::<NamedValue>() == 8);
     assert!(size_of::<ShownValue>() == 256);
     assert!(size_of::<NameEvent>() == 104 + 8 + 16 * TOLD_ADDRESSES + 256);
 };
@@ -292,7 +309,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        FlowEvent, LearnedKey, LearnedValue, NameEvent, NameKey, NamesConfigValue, QuestionKey,
+        FlowEvent, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue, NamesConfigValue, QuestionKey,
         QuestionValue, ResolverKey, ShownValue,
     };
 
@@ -310,6 +327,7 @@ mod pod {
         LearnedValue,
         NameEvent,
         NameKey,
+        NamedValue,
         NamesConfigValue,
         QuestionKey,
         QuestionValue,

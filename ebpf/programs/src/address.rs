@@ -54,6 +54,12 @@ impl Address {
         Self { high: u64::from_be(words[0]), low: u64::from_be(words[1]) }
     }
 
+    /// The same as two words as they lie in memory.
+    #[inline(always)]
+    pub fn words(self) -> [u64; 2] {
+        [self.high.to_be(), self.low.to_be()]
+    }
+
     /// From two words as they lie in memory.
     #[inline(always)]
     pub fn from_words(words: [u64; 2]) -> Self {

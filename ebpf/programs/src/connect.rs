@@ -13,6 +13,7 @@ use crate::endpoint::Endpoint;
 use crate::event;
 use crate::judge::{self, Subject, Verdict};
 use crate::maps::REPLIES;
+use crate::names::Shown;
 use crate::packet::{IPPROTO_TCP, IPPROTO_UDP};
 use crate::socket;
 use crate::{DROP, PASS};
@@ -23,10 +24,12 @@ pub fn try_connect(ctx: &SockAddrContext, family: Family) -> Option<i32> {
     let Some(endpoint) = Endpoint::of_caller() else {
         // A process outside may hold a pod's socket: what was judged on it does not hold for the new peer.
         socket::forget_flow(asked.sk);
+        socket::forget_names(asked.sk);
         return None;
     };
     socket::note_caller(asked.sk, origin::CONNECTED);
     socket::forget_flow(asked.sk);
+    socket::forget_names(asked.sk);
     // A connect of a datagram socket sends nothing. Resolvers do it only to learn a source address, and a refusal would
     // be a false alarm: egress judges what is sent.
     if asked.protocol != IPPROTO_TCP || asked.passes(&endpoint) {
@@ -97,7 +100,9 @@ impl Asked {
 
     #[inline(always)]
     fn judge(&self, endpoint: &Endpoint, class: u8) -> Verdict {
-        judge::judge(endpoint, Subject { address: self.remote, port: self.remote_port, class })
+        let subject = Subject { address: self.remote, port: self.remote_port, class };
+        // Nothing is bound or shown before the flow opens.
+        judge::judge(endpoint, subject, None, || Shown::NOTHING)
     }
 
     /// Tells of the verdict, and answers the hook.

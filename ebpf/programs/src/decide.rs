@@ -5,13 +5,14 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use sluice_abi::{
-    ConversationKey, FlowValue, OriginValue, REPLY_WINDOW_NS, class, counter, direction, origin, reason,
+    BoundValue, ConversationKey, FlowValue, OriginValue, REPLY_WINDOW_NS, class, counter, direction, origin,
 };
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
-use crate::judge::{self, FREE, Subject, Verdict};
+use crate::judge::{self, Subject, Verdict};
 use crate::maps::{OWN, REPLIES, count};
+use crate::names::Shown;
 use crate::packet::Packet;
 
 /// A time that is younger than this is not written again.
@@ -21,9 +22,11 @@ pub const REFRESH_NS: u64 = 1_000_000_000;
 #[derive(Clone, Copy)]
 pub struct Known {
     /// Who opened it.
-    pub origin: Option<OriginValue>,
+    pub origin: Option<*const OriginValue>,
     /// Its flow, if the packet is of it.
     pub flow: Option<*const FlowValue>,
+    /// The name by which that flow was allowed.
+    pub bound: Option<*mut BoundValue>,
     /// It is a raw socket: it writes what it likes, and no connection is behind it.
     pub is_raw: bool,
     /// The packet opens a TCP connection.
@@ -37,13 +40,22 @@ pub struct Decision {
     pub is_reply: bool,
 }
 
-/// Decides about a packet that an endpoint sends.
+/// Decides about a packet that an endpoint sends. `show` tells the name that its flow shows.
 #[inline(always)]
-pub fn decide(endpoint: &Endpoint, packet: &Packet, known: Known, now: u64) -> Decision {
+pub fn decide(
+    endpoint: &Endpoint,
+    packet: &Packet,
+    known: Known,
+    now: u64,
+    show: impl Fn() -> Shown,
+) -> Decision {
     let key = packet_key(endpoint, packet);
     let is_reply = match packet.class {
         class::TCP => {
-            let connected = known.origin.is_some_and(|origin| origin.flags & origin::CONNECTED != 0);
+            let connected = known.origin.is_some_and(|origin| {
+                // SAFETY: live socket storage, an aligned word.
+                unsafe { (*origin).flags & origin::CONNECTED != 0 }
+            });
             // SAFETY: live socket storage, never changed once it is there.
             let direction = known.flow.map(|flow| unsafe { (*flow).direction });
             // The evidence holds for as long as it is remembered: a connection may be idle for long.
@@ -55,11 +67,10 @@ pub fn decide(endpoint: &Endpoint, packet: &Packet, known: Known, now: u64) -> D
     };
     if is_reply {
         count(counter::REPLIES);
-        let verdict = Verdict { word: endpoint.word(), ruling: FREE, reason: reason::POLICY };
-        return Decision { verdict, is_reply };
+        return Decision { verdict: Verdict::free(endpoint.word()), is_reply };
     }
     let subject = Subject { address: packet.destination, port: packet.destination_port, class: packet.class };
-    Decision { verdict: judge::judge(endpoint, subject), is_reply }
+    Decision { verdict: judge::judge(endpoint, subject, known.bound, show), is_reply }
 }
 
 /// The conversation that a packet of the endpoint belongs to.

@@ -5,7 +5,11 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use sluice_abi::{BudgetValue, DenialKey, DenialValue, FlowEvent, OriginValue, counter, kind};
+use aya_ebpf::helpers::generated::{bpf_ringbuf_reserve, bpf_ringbuf_submit};
+use sluice_abi::{
+    BoundValue, BudgetValue, DenialKey, DenialValue, FlowEvent, NAME_SIZE, NameEvent, OriginValue, counter,
+    kind,
+};
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
@@ -34,7 +38,7 @@ pub struct Subject {
 
 /// Tells of a denied packet or call, at most once a second for each destination.
 #[inline(always)]
-pub fn deny(endpoint: &Endpoint, verdict: &Verdict, subject: &Subject, origin: Option<OriginValue>) {
+pub fn deny(endpoint: &Endpoint, verdict: &Verdict, subject: &Subject, origin: Option<*const OriginValue>) {
     if verdict.denied() {
         count(counter::DENIED);
     }
@@ -75,7 +79,7 @@ pub fn deny_packet(
     endpoint: &Endpoint,
     packet: &Packet,
     verdict: &Verdict,
-    origin: Option<OriginValue>,
+    origin: Option<*const OriginValue>,
     hook: u8,
 ) {
     let subject = Subject {
@@ -92,7 +96,12 @@ pub fn deny_packet(
 
 /// Tells of a connection that is being opened.
 #[inline(always)]
-pub fn connect(endpoint: &Endpoint, verdict: &Verdict, subject: &Subject, origin: Option<OriginValue>) {
+pub fn connect(
+    endpoint: &Endpoint,
+    verdict: &Verdict,
+    subject: &Subject,
+    origin: Option<*const OriginValue>,
+) {
     emit(kind::CONNECT, now(), endpoint, verdict, subject, origin, 0);
 }
 
@@ -103,39 +112,76 @@ fn emit(
     endpoint: &Endpoint,
     verdict: &Verdict,
     subject: &Subject,
-    origin: Option<OriginValue>,
+    origin: Option<*const OriginValue>,
     repeats: u64,
 ) {
     if !within_budget(endpoint.slot, now) {
         count(counter::EVENTS_OVER_BUDGET);
         return;
     }
-    let (pid, comm) = origin.map_or((0, [0; 16]), |origin| (origin.pid, origin.comm));
-    let event = FlowEvent {
-        time_ns: now,
-        endpoint: endpoint.id,
-        repeats,
-        policy: verdict.word.policy(),
-        pid,
-        source: subject.source.bytes(),
-        remote: subject.remote.bytes(),
-        local_port: subject.local_port,
-        remote_port: subject.remote_port,
-        protocol: subject.protocol,
-        kind,
-        hook: subject.hook,
-        reason: verdict.reason,
-        ruling: verdict.ruling,
-        opaque: subject.opaque,
-        pad: [0; 3],
-        comm,
-    };
-    let Some(mut entry) = EVENTS.reserve(0) else {
-        count(counter::EVENTS_LOST);
-        return;
-    };
-    entry.write(event);
-    entry.submit(0);
+    let size = if verdict.name.is_null() { size_of::<FlowEvent>() } else { size_of::<NameEvent>() };
+    // Written in place: on the stack there is no room for it.
+    // SAFETY: the entry has room for what is written: the part about names only if there is a name, which is then a live
+    // element. It is submitted once.
+    unsafe {
+        let events = core::ptr::from_ref(&EVENTS).cast_mut().cast();
+        let entry: *mut NameEvent = bpf_ringbuf_reserve(events, size as u64, 0).cast();
+        if entry.is_null() {
+            count(counter::EVENTS_LOST);
+            return;
+        }
+        let event = &raw mut (*entry).flow;
+        (*event).time_ns = now;
+        (*event).endpoint = endpoint.id;
+        (*event).repeats = repeats;
+        (*event).policy = verdict.word.policy();
+        (*event).source = subject.source.bytes();
+        (*event).remote = subject.remote.bytes();
+        (*event).local_port = subject.local_port;
+        (*event).remote_port = subject.remote_port;
+        (*event).protocol = subject.protocol;
+        (*event).kind = kind;
+        (*event).hook = subject.hook;
+        (*event).reason = verdict.reason;
+        (*event).ruling = verdict.ruling;
+        (*event).opaque = subject.opaque;
+        (*event).pad = [0; 3];
+        if let Some(origin) = origin {
+            (*event).pid = (*origin).pid;
+            (*event).comm = (*origin).comm;
+        } else {
+            (*event).pid = 0;
+            (*event).comm = [0; 16];
+        }
+        if !verdict.name.is_null() {
+            write_name(entry, verdict.name);
+        }
+        bpf_ringbuf_submit(entry.cast(), 0);
+    }
+}
+
+/// Writes the rest of an event about a flow that has a name.
+///
+/// # Safety
+///
+/// `event` has room for a whole one, `name` points at a live element.
+#[inline(always)]
+unsafe fn write_name(event: *mut NameEvent, name: *const BoundValue) {
+    // SAFETY: the caller's; both names lie at multiples of 4.
+    unsafe {
+        // VERIFIER: word by word, or LLVM would call a function for it, and 5.10 then follows every number exactly.
+        let rest = (&raw mut (*event).dns_type).cast::<u32>();
+        for index in
+            0..(core::mem::offset_of!(NameEvent, name) - core::mem::offset_of!(NameEvent, dns_type)) / 4
+        {
+            core::ptr::write_volatile(rest.add(index), 0);
+        }
+        core::ptr::write_volatile(&raw mut (*event).pad2, 0);
+        let (to, from) = ((&raw mut (*event).name).cast::<u32>(), (&raw const (*name).name).cast::<u32>());
+        for index in 0..NAME_SIZE / 4 {
+            core::ptr::write_volatile(to.add(index), *from.add(index));
+        }
+    }
 }
 
 /// May the endpoint give another event in this second?
@@ -152,12 +198,23 @@ pub fn within_budget(slot: u32, now: u64) -> bool {
     }
 }
 
-/// Adds one, whatever other CPUs do.
+/// Adds one, whatever others do.
 #[inline(always)]
-fn increment(word: *mut u64) {
+pub fn increment(word: *mut u64) {
+    add(word, 1);
+}
+
+/// Takes one away, whatever others do.
+#[inline(always)]
+pub fn decrement(word: *mut u64) {
+    add(word, u64::MAX);
+}
+
+#[inline(always)]
+fn add(word: *mut u64, number: u64) {
     // VERIFIER: `core`'s atomics have no arithmetic for this target.
     // SAFETY: the caller gives a live, aligned word of a map.
-    unsafe { asm!("lock *(u64 *)({word} + 0) += {one}", word = in(reg) word, one = in(reg) 1_u64) };
+    unsafe { asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number) };
 }
 
 /// The boot clock, in nanoseconds.

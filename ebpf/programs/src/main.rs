@@ -5,6 +5,7 @@
 //! | `egress` | `cgroup_skb/egress` | judges every packet that a pod's socket sends | 5.10 |
 //! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
 //! | `question` | after `egress` | notes what is asked of a trusted resolver | 5.10 |
+//! | `hello` | after `egress` | reads the name that a flow shows, and judges the flow by it | 5.10 |
 //! | `answer`, `walk`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
 //! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
@@ -28,10 +29,13 @@ mod egress;
 mod endpoint;
 mod event;
 mod flow;
+mod hello;
 mod ingress;
 mod judge;
 mod maps;
+mod names;
 mod packet;
+mod room;
 mod socket;
 mod wire;
 
@@ -58,6 +62,11 @@ fn ingress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 fn question(ctx: SkBuffContext) -> i32 {
     dns::question::try_question(&ctx).unwrap_or(PASS)
+}
+
+#[cgroup_skb(egress)]
+fn hello(ctx: SkBuffContext) -> i32 {
+    hello::try_hello(&ctx).unwrap_or(PASS)
 }
 
 #[cgroup_skb(ingress)]

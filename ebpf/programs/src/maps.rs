@@ -1,14 +1,16 @@
 //! The maps. [`sluice_abi::maps`] tells how they hang together.
 
+use crate::room::Rooms;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage,
 };
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
-    AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue, FlowEvent,
-    FlowValue, HeardKey, LearnedKey, LearnedValue, MAX_ENDPOINTS, NameKey, NamesConfigValue, OriginValue,
-    PortKey, QuestionKey, QuestionValue, ResolverKey, RulingValue, ShownValue, SlotWord, counter, tail,
+    AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
+    FlowEvent, FlowValue, HeardKey, LearnedKey, LearnedValue, MAX_ENDPOINTS, NameKey, NamedValue,
+    NamesConfigValue, OriginValue, PortKey, PortValue, QuestionKey, QuestionValue, ResolverKey, ShownValue,
+    SlotWord, StepsKey, StepsValue, counter, tail,
 };
 use sluice_parse::hello::Hello;
 
@@ -47,7 +49,9 @@ pub static SLOTS: Array<SlotWord, { MAX_ENDPOINTS as usize }, { BPF_F_MMAPABLE a
 #[btf_map]
 pub static ADDRESSES: LpmTrie<AddressKey, u32, RULES> = LpmTrie::new();
 #[btf_map]
-pub static PORTS: LpmTrie<PortKey, RulingValue, RULES> = LpmTrie::new();
+pub static PORTS: LpmTrie<PortKey, PortValue, RULES> = LpmTrie::new();
+#[btf_map]
+pub static STEPS: HashMap<StepsKey, StepsValue, RULES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
 pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
@@ -55,6 +59,8 @@ pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREAL
 pub static HEARD: LruHashMap<HeardKey, u64, CONVERSATIONS> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: SkStorage<FlowValue> = SkStorage::new();
+#[btf_map]
+pub static BOUND: SkStorage<BoundValue> = SkStorage::new();
 #[btf_map]
 pub static ORIGINS: SkStorage<OriginValue> = SkStorage::new();
 #[btf_map]
@@ -70,10 +76,13 @@ pub static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray
 #[btf_map]
 pub static EVENTS: RingBuf<FlowEvent, EVENTS_SIZE> = RingBuf::new();
 
+/// See [`crate::room`].
+#[btf_map]
+pub static NAME_ROOMS: PerCpuArray<Rooms, 1> = PerCpuArray::new();
 #[btf_map]
 pub static NAMES_CONFIG: Array<NamesConfigValue, 1> = Array::new();
 #[btf_map]
-pub static NAMES: LpmTrie<NameKey, u32, RULES> = LpmTrie::new();
+pub static NAMES: LpmTrie<NameKey, NamedValue, RULES> = LpmTrie::new();
 #[btf_map]
 pub static RESOLVERS: HashMap<ResolverKey, u32, KNOWN_ADDRESSES> = HashMap::new();
 #[btf_map]

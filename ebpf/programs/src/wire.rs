@@ -19,6 +19,7 @@ use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;
 use crate::maps::HEARD;
+use crate::names::Shown;
 use crate::packet::Packet;
 use crate::socket::{self, SOCK_RAW};
 
@@ -60,7 +61,8 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     let sk = full_socket(skb);
     let sender = sender(skb, sk, &endpoint);
     let mut packet = Packet::read(skb, ETHERNET_HEADER);
-    let mut known = Known { origin: None, flow: None, is_raw: false, is_opening: packet.is_opening(skb) };
+    let mut known =
+        Known { origin: None, flow: None, bound: None, is_raw: false, is_opening: packet.is_opening(skb) };
     let is_foreign = endpoint.is_foreign(packet.source);
     match sender {
         Sender::Judged => {
@@ -76,6 +78,10 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
             }
             if !is_foreign {
                 known.flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
+                if known.flow.is_some_and(flow::is_let_through) {
+                    return None;
+                }
+                known.bound = known.flow.and_then(|_| socket::bound(sk));
             }
         }
         Sender::Unseen => {
@@ -98,7 +104,7 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     if is_foreign && packet.class != class::OPAQUE {
         packet.distrust(opaque::FOREIGN_SOURCE);
     }
-    judge_frame(&endpoint, &packet, known, skb)
+    judge_frame(&endpoint, &packet, known, skb, sk)
 }
 
 /// Notes who speaks to the pod.
@@ -138,13 +144,31 @@ fn sender(skb: *mut __sk_buff, sk: *mut bpf_sock, endpoint: &Endpoint) -> Sender
 }
 
 #[inline(always)]
-fn judge_frame(endpoint: &Endpoint, packet: &Packet, known: Known, skb: *mut __sk_buff) -> Option<i32> {
-    let verdict = decide(endpoint, packet, known, event::now()).verdict;
+fn judge_frame(
+    endpoint: &Endpoint,
+    packet: &Packet,
+    known: Known,
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+) -> Option<i32> {
+    // Payloads are read at egress. What egress has not seen shows nothing in a bare segment, else nothing readable.
+    let show = || match known_shown(sk, known) {
+        Some(shown) => shown,
+        None if packet.is_bare_segment(skb) => Shown::NOTHING,
+        None => Shown::UNREADABLE,
+    };
+    let verdict = decide(endpoint, packet, known, event::now(), show).verdict;
     if !verdict.told() || is_last_segment(packet, known, skb) {
         return None;
     }
     event::deny_packet(endpoint, packet, &verdict, known.origin, hook::WIRE);
     if verdict.denied() { Some(SHOT) } else { None }
+}
+
+/// What egress has read of the flow, if the frame is of one.
+#[inline(always)]
+fn known_shown(sk: *mut bpf_sock, known: Known) -> Option<Shown> {
+    if known.flow.is_none() || sk.is_null() { None } else { Shown::of(sk) }
 }
 
 /// The reset that egress lets go when an edit has cut a connection.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use sluice_policy::{Action, Compiled, Flow, FlowProtocol};
+use sluice_policy::{Action, Compiled, Flow, FlowProtocol, Names};
 
 use super::sockets::{self, Socket};
 
@@ -37,6 +37,7 @@ impl Cut {
             protocol: FlowProtocol::Tcp,
             port: socket.remote.port(),
             opaque: false,
+            names: Names::default(),
         };
         socket.own_of == Some(self.slot)
             && !socket.is_listener()

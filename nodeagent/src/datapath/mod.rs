@@ -24,7 +24,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sluice_abi::{
     ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, MAX_ENDPOINTS,
-    MAX_OWN_ADDRESSES, NameEvent, PortKey, RulingValue, SlotWord, V4_MAPPED, counter, endpoint, layout, tail,
+    MAX_OWN_ADDRESSES, NameEvent, NameKey, NamedValue, PortKey, PortValue, SlotWord, StepsKey, StepsValue,
+    V4_MAPPED, counter, endpoint, layout, tail,
 };
 
 mod install;
@@ -57,8 +58,9 @@ const PROGRAMS: [(&str, AttachType); 7] = [
 ];
 
 /// The programs that others hand packets on to: by name, in which array, at which index.
-const TAILS: [(&str, &str, u32); 4] = [
+const TAILS: [(&str, &str, u32); 5] = [
     ("question", "EGRESS_TAILS", tail::QUESTION),
+    ("hello", "EGRESS_TAILS", tail::HELLO),
     ("answer", "INGRESS_TAILS", tail::ANSWER),
     ("walk", "INGRESS_TAILS", tail::WALK),
     ("learn", "INGRESS_TAILS", tail::LEARN),
@@ -136,6 +138,9 @@ pub enum DatapathError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A pattern whose name the kernel's keys do not take.
+    #[error("`{0}` is no name that the kernel can hold; remove it from the policy")]
+    Name(String),
     /// A map is missing from the object: the build is broken.
     #[error("the kernel object has no `{0}`; build again from a clean tree")]
     Missing(&'static str),
@@ -145,7 +150,9 @@ pub enum DatapathError {
 pub struct Datapath {
     endpoints: HashMap<MapData, u64, EndpointValue>,
     addresses: LpmTrie<MapData, AddressKey, u32>,
-    ports: LpmTrie<MapData, PortKey, RulingValue>,
+    ports: LpmTrie<MapData, PortKey, PortValue>,
+    steps: HashMap<MapData, StepsKey, StepsValue>,
+    patterns: LpmTrie<MapData, NameKey, NamedValue>,
     links: HashMap<MapData, u32, u64>,
     replies: HashMap<MapData, ConversationKey, u64>,
     counters: PerCpuArray<MapData, u64>,
@@ -243,6 +250,8 @@ impl Datapath {
             endpoints: take(object, "ENDPOINTS")?,
             addresses: take(object, "ADDRESSES")?,
             ports: take(object, "PORTS")?,
+            steps: take(object, "STEPS")?,
+            patterns: take(object, "NAMES")?,
             links: take(object, "LINKS")?,
             replies: take(object, "REPLIES")?,
             counters: take(object, "COUNTERS")?,
@@ -314,6 +323,14 @@ impl Datapath {
             let (key, list) = entry.map_err(map_error("ADDRESSES"))?;
             self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
             self.next_list = self.next_list.max(list + 1);
+        }
+        for entry in &self.patterns {
+            let (key, value) = entry.map_err(map_error("NAMES"))?;
+            self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
+            self.next_list = self.next_list.max(value.list + 1);
+        }
+        for key in self.steps.keys() {
+            self.next_policy = self.next_policy.max(key.map_err(map_error("STEPS"))?.policy + 1);
         }
         for key in self.ports.keys() {
             self.next_list = self.next_list.max({ key.map_err(map_error("PORTS"))?.data() }.list + 1);

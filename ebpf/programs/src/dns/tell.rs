@@ -23,7 +23,7 @@ pub struct Told {
 
 /// Tells of a message. Question, endpoint, code and addresses are in the room.
 #[inline(always)]
-pub fn tell(packet: &Packet, origin: Option<OriginValue>, room: *const DnsRoom, told: &Told) {
+pub fn tell(packet: &Packet, origin: Option<*const OriginValue>, room: *const DnsRoom, told: &Told) {
     let now = event::now();
     // SAFETY: the caller holds the room.
     let (endpoint, slot) = unsafe { (get(&(*room).endpoint), get(&(*room).slot) as u32) };
@@ -31,7 +31,10 @@ pub fn tell(packet: &Packet, origin: Option<OriginValue>, room: *const DnsRoom, 
         count(counter::EVENTS_OVER_BUDGET);
         return;
     }
-    let (pid, comm) = origin.map_or((0, [0; 16]), |origin| (origin.pid, origin.comm));
+    let (pid, comm) = origin.map_or((0, [0; 16]), |origin| {
+        // SAFETY: live socket storage.
+        unsafe { ((*origin).pid, (*origin).comm) }
+    });
     let (local, remote) = if told.is_outgoing {
         ((packet.source, packet.source_port), (packet.destination, packet.destination_port))
     } else {
@@ -61,7 +64,7 @@ pub fn tell(packet: &Packet, origin: Option<OriginValue>, room: *const DnsRoom, 
             ruling: RulingValue {
                 applied: action::ALLOW,
                 reported: action::ALLOW,
-                pad: 0,
+                flags: 0,
                 applied_rule: NO_RULE,
                 reported_rule: NO_RULE,
             },

@@ -8,7 +8,7 @@ use super::cover::cover;
 use super::*;
 use crate::arbitrary::rng;
 use crate::evaluate::evaluate;
-use crate::flow::RuleId;
+use crate::flow::{Names, RuleId};
 use crate::model::{Policy, Tier};
 use crate::parse::parse;
 use rand::Rng;
@@ -135,7 +135,7 @@ fn a_cover_gives_every_port_its_ruling_with_few_entries() {
             starts.iter().map(|start| (*start, ruling(rng.random_range(0..3)))).collect();
         let entries: Vec<PortEntry> = cover(&parts)
             .into_iter()
-            .map(|(port, length, ruling)| PortEntry { class: Class::Tcp, port, length, ruling })
+            .map(|(port, length, ruling)| PortEntry { class: Class::Tcp, port, length, ruling, steps: None })
             .collect();
         let list = List { entries };
         let edges =
@@ -201,6 +201,7 @@ fn ten_thousand_rules_are_compiled_and_right() {
             protocol: FlowProtocol::Tcp,
             port: (1 + number % 1000 + rng.random_range(0..60)) as u16,
             opaque: false,
+            names: Names::default(),
         };
         let (quick, slow) = (compiled.judge(&flow), evaluate(&selection, &world, Posture::Enforce, &flow));
         assert_eq!(
