@@ -309,7 +309,7 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue, NamesConfigValue, QuestionKey,
+        FlowEvent, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue, NamesConfigValue, QuestionKey,
         QuestionValue, ResolverKey, ShownValue,
     };
 
@@ -322,6 +322,7 @@ mod pod {
     }
 
     pod!(
+        FlowEvent,
         LearnedKey,
         LearnedValue,
         NameEvent,
