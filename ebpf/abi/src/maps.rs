@@ -360,6 +360,8 @@ pub mod tail {
     pub const HELLO: u32 = 1;
     /// At ingress, `answer`: reads what a resolver sends.
     pub const ANSWER: u32 = 0;
+    /// At ingress, `walk`: reads the records of an answer.
+    pub const WALK: u32 = 2;
     /// At ingress, `learn`: writes down the addresses of an answer.
     pub const LEARN: u32 = 1;
     /// How many there may be.

@@ -11,7 +11,9 @@ pub fn keep<const MASK: u32>(value: u64) -> usize {
         let mut kept = value;
         // VERIFIER: LLVM would move a mask away from the use that needs it.
         // SAFETY: one instruction on a register.
-        unsafe { asm!("{kept} &= {mask}", kept = inout(reg) kept, mask = const MASK, options(nomem, nostack)) };
+        unsafe {
+            asm!("{kept} &= {mask}", kept = inout(reg) kept, mask = const MASK, options(nomem, nostack))
+        };
         kept as usize
     }
     #[cfg(not(target_arch = "bpf"))]

@@ -3,9 +3,7 @@
 use sluice_abi::{MAX_NAME, NAME_SIZE, NameBytes};
 
 use crate::Unreadable;
-use crate::bits::{
-    Room, get, if_not_in_label, if_zero, load_word, lower, put, select, sign, store_word,
-};
+use crate::bits::{Room, get, if_not_in_label, if_zero, load_word, lower, put, select, sign, store_word};
 
 /// Where in the room the first byte of a name comes to lie, which is the last of its reversed form.
 const FIRST: usize = 255;
@@ -95,7 +93,8 @@ impl Turn {
             }
             let byte = text.byte(start, index - 1);
             let is_dot = if_zero(byte ^ u64::from(b'.'));
-            wrong |= select(is_dot, if_zero(run), if_not_in_label(byte) | sign(MAX_LABEL.wrapping_sub(run + 1)));
+            wrong |=
+                select(is_dot, if_zero(run), if_not_in_label(byte) | sign(MAX_LABEL.wrapping_sub(run + 1)));
             self.set(index, lower(byte));
             run = !is_dot & (run + 1);
         }

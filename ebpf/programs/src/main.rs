@@ -6,7 +6,7 @@
 //! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
 //! | `question` | after `egress` | notes what is asked of a trusted resolver | 5.10 |
 //! | `hello` | after `egress` | reads the name that a flow shows, and judges the flow by it | 5.10 |
-//! | `answer`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
+//! | `answer`, `walk`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
 //! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
 //! | `wire` | `tc` ingress of the host's end of a pod's link | judges what cgroup hooks do not see | 5.10 |
@@ -72,6 +72,12 @@ fn hello(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 fn answer(ctx: SkBuffContext) -> i32 {
     let _ = dns::answer::try_answer(&ctx);
+    PASS
+}
+
+#[cgroup_skb(ingress)]
+fn walk(ctx: SkBuffContext) -> i32 {
+    let _ = dns::walk::try_walk(&ctx);
     PASS
 }
 

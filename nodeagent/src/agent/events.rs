@@ -13,7 +13,9 @@ use sluice_policy::{PolicyRef, RuleRef};
 
 use super::node::Node;
 use super::store::Record;
-use crate::datapath::address_from;
+use crate::datapath::{Event, address_from};
+
+mod names;
 
 /// The version of [`Line`].
 pub const SCHEMA: u32 = 1;
@@ -25,7 +27,8 @@ pub struct Line {
     pub v: u32,
     /// When, in RFC 3339 with nanoseconds.
     pub ts: jiff::Timestamp,
-    /// `connect`: a connection is being opened. `deny`: a flow was denied, or would have been (see `action`).
+    /// `connect`: a connection is being opened. `deny`: a flow was denied, or would have been (see `action`). `dns`: a
+    /// question left, or its answer came (see `reason`). `tls`, `http`: a flow's first payload showed a name, or none.
     pub kind: &'static str,
     /// The pod; none if it is not known any more.
     pub pod: Option<PodLine>,
@@ -39,6 +42,14 @@ pub struct Line {
     pub dport: Option<u16>,
     /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, or a protocol number.
     pub proto: String,
+    /// The name that was asked for or shown, or that led to the destination.
+    pub domain: Option<String>,
+    /// The type that was asked for, as in zone files.
+    pub dns_type: Option<String>,
+    /// The code of a resolver's answer, as resolvers write it.
+    pub dns_code: Option<String>,
+    /// The first addresses of a resolver's answer.
+    pub answers: Option<Vec<IpAddr>>,
     /// The process, where it is known.
     pub pid: Option<u32>,
     /// Its command name.
@@ -51,7 +62,7 @@ pub struct Line {
     pub rule: Option<String>,
     /// Why, in words.
     pub reason: String,
-    /// Where it was seen: `connect`, `sendmsg`, `egress`, or `wire` for the host's end of the pod's link.
+    /// Where it was seen: `connect`, `sendmsg`, `egress`, `ingress`, or `wire` for the host's end of the pod's link.
     pub hook: &'static str,
     /// Packets of this flow denied since the last event about it, which had none of their own.
     pub repeats: u64,
@@ -86,7 +97,14 @@ impl Describer {
     }
 
     /// Describes an event.
-    pub fn describe(&self, event: &FlowEvent, node: &Node) -> Line {
+    pub fn describe(&self, event: &Event, node: &Node) -> Line {
+        match event {
+            Event::Flow(flow) => self.flow(flow, node),
+            Event::Name(event) => names::describe(event, self.flow(&event.flow, node)),
+        }
+    }
+
+    fn flow(&self, event: &FlowEvent, node: &Node) -> Line {
         let record = node.record(event.endpoint);
         let denied = event.ruling.applied == action::DENY;
         let (index, done) = match (event.kind, denied) {
@@ -101,13 +119,23 @@ impl Describer {
         Line {
             v: SCHEMA,
             ts: wall_clock(event.time_ns),
-            kind: if event.kind == kind::CONNECT { "connect" } else { "deny" },
+            kind: match event.kind {
+                kind::CONNECT => "connect",
+                kind::QUESTION | kind::ANSWER => "dns",
+                kind::TLS => "tls",
+                kind::HTTP => "http",
+                _ => "deny",
+            },
             pod: record.map(|record| self.pod(record, event.pid, node)),
             src: Some(address_from(event.source)).filter(|address| !address.is_unspecified()),
             sport: (event.local_port != 0).then_some(event.local_port),
             dst: destination,
             dport: has_ports.then_some(event.remote_port),
             proto: protocol_name(event.protocol, destination),
+            domain: None,
+            dns_type: None,
+            dns_code: None,
+            answers: None,
             pid: (event.pid != 0).then_some(event.pid),
             comm: (event.pid != 0).then(|| text(&event.comm)),
             action: done,
@@ -118,6 +146,7 @@ impl Describer {
                 hook::CONNECT => "connect",
                 hook::SENDMSG => "sendmsg",
                 hook::WIRE => "wire",
+                hook::INGRESS => "ingress",
                 _ => "egress",
             },
             repeats: event.repeats,
@@ -148,6 +177,12 @@ impl fmt::Display for Line {
             (IpAddr::V6(address), Some(port)) => write!(f, "[{address}]:{port}")?,
             (address, Some(port)) => write!(f, "{address}:{port}")?,
             (address, None) => write!(f, "{address}")?,
+        }
+        if let Some(kind) = &self.dns_type {
+            write!(f, " {kind}")?;
+        }
+        if let Some(domain) = &self.domain {
+            write!(f, " {domain}")?;
         }
         write!(f, " ({})", self.reason)?;
         if self.repeats > 0 {

@@ -58,10 +58,11 @@ const PROGRAMS: [(&str, AttachType); 7] = [
 ];
 
 /// The programs that others hand packets on to: by name, in which array, at which index.
-const TAILS: [(&str, &str, u32); 4] = [
+const TAILS: [(&str, &str, u32); 5] = [
     ("question", "EGRESS_TAILS", tail::QUESTION),
     ("hello", "EGRESS_TAILS", tail::HELLO),
     ("answer", "INGRESS_TAILS", tail::ANSWER),
+    ("walk", "INGRESS_TAILS", tail::WALK),
     ("learn", "INGRESS_TAILS", tail::LEARN),
 ];
 

@@ -6,7 +6,7 @@ use crate::turn::Turn;
 
 mod walk;
 
-pub use walk::{Found, MAX_ADDRESSES, MAX_STEPS, Step, Walk};
+pub use walk::{Found, MAX_ADDRESSES, ROUNDS, STEPS_AT_ONCE, Step, Walk};
 
 /// The largest message that is read. EDNS allows for more, but resolvers and clients agree on 4,096 bytes at most, mostly
 /// on 1,232 (DNS flag day 2020).

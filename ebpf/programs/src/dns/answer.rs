@@ -3,19 +3,18 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{NAME_SIZE, QuestionValue, class, counter, hook, kind, tail};
+use sluice_abi::{NAME_SIZE, QuestionValue, class, counter, tail};
+use sluice_parse::Unreadable;
 use sluice_parse::bits::{get, put};
-use sluice_parse::dns::{Direction, MAX_STEPS, Question, Step};
+use sluice_parse::dns::{Direction, Question};
 
-use super::question::{Read, datagram, key, parse};
+use super::question::{Loaded, datagram, key, parse};
 use super::room::{self, DnsRoom};
 use super::stream::{self, Segment, Taken};
-use super::tell::{self, Told};
-use super::{buffer, is_trusted};
+use super::{buffer, is_trusted, walk};
 use crate::endpoint::Endpoint;
 use crate::maps::{INGRESS_TAILS, QUESTIONS, count};
 use crate::packet::Packet;
-use crate::socket;
 
 /// Hands a packet that came in by the pod's interface on to `answer`.
 #[inline(always)]
@@ -47,24 +46,21 @@ pub fn try_answer(ctx: &SkBuffContext) -> Option<()> {
         count(counter::DNS_UNREADABLE);
         return None;
     };
-    let read = read(skb, sk, &packet, room);
-    let found = match &read {
-        Read::Message(question) => take_in(skb, sk, &endpoint, &packet, room, question),
-        Read::Nothing => 0,
-        Read::Unreadable => {
+    let loaded = load(skb, sk, &packet, room);
+    let question = if loaded == Loaded::Message { parse(room, Direction::Answer) } else { Err(Unreadable) };
+    let is_ours = match question {
+        Ok(question) => take_in(skb, &endpoint, &packet, room, &question),
+        Err(Unreadable) if loaded == Loaded::Nothing => false,
+        Err(Unreadable) => {
             count(counter::DNS_UNREADABLE);
-            0
+            false
         }
     };
-    if found != 0 {
-        // SAFETY: `skb` is the program's context. The kernel gives the packet's own bytes there back afterwards, as it
-        // does for every program with tail calls.
-        unsafe { (*skb).cb[0] = index };
-        // SAFETY: one program of the same kind into another. It gives the room back.
-        unsafe { INGRESS_TAILS.tail_call(ctx, tail::LEARN) };
+    if is_ours {
+        walk::hand_on(ctx, index);
     }
     room::release(room);
-    if packet.class == class::TCP && matches!(read, Read::Message(_)) {
+    if packet.class == class::TCP && loaded == Loaded::Message {
         // There may be more answers in the segment.
         hand_on(ctx);
     }
@@ -72,38 +68,37 @@ pub fn try_answer(ctx: &SkBuffContext) -> Option<()> {
 }
 
 #[inline(always)]
-fn read(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, room: *mut DnsRoom) -> Read {
-    let Some((start, length)) = packet.payload(skb) else { return Read::Nothing };
+fn load(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, room: *mut DnsRoom) -> Loaded {
+    let Some((start, length)) = packet.payload(skb) else { return Loaded::Nothing };
     if packet.class == class::UDP {
-        return datagram(skb, start, length, room, Direction::Answer);
+        return datagram(skb, start, length, room);
     }
     if length == 0 {
-        return Read::Nothing;
+        return Loaded::Nothing;
     }
-    let Some(streams) = stream::known(sk) else { return Read::Nothing };
-    let Some([number, _]) = packet.tcp_numbers(skb) else { return Read::Nothing };
+    let Some(streams) = stream::known(sk) else { return Loaded::Nothing };
+    let Some([number, _]) = packet.tcp_numbers(skb) else { return Loaded::Nothing };
     // SAFETY: live socket storage. Segments of one connection that two CPUs read at once lose the stream between them.
     let stream = unsafe { &mut (*streams).answers };
     match stream.take(skb, Segment { number, start, length }) {
-        Taken::Message(length) => {
-            stream.copy_to(room, length);
-            parse(room, length, Direction::Answer)
+        Taken::Message => {
+            stream.copy_to(room);
+            Loaded::Message
         }
-        Taken::Part => Read::Nothing,
-        Taken::Lost => Read::Unreadable,
+        Taken::Part => Loaded::Nothing,
+        Taken::Lost => Loaded::Unreadable,
     }
 }
 
-/// Takes in an answer, if this socket asked for it, and says how many addresses it has.
+/// Prepares the reading of an answer, if this socket asked for it.
 #[inline(always)]
 fn take_in(
     skb: *mut __sk_buff,
-    sk: *mut bpf_sock,
     endpoint: &Endpoint,
     packet: &Packet,
     room: *mut DnsRoom,
     question: &Question,
-) -> u64 {
+) -> bool {
     let key =
         key(skb, endpoint, packet.source.bytes(), packet.destination_port, question.id, packet.protocol);
     // SAFETY: the caller holds the room.
@@ -115,29 +110,17 @@ fn take_in(
     let asked = QUESTIONS.get_ptr(key);
     if !asked.is_some_and(|asked| is_same(asked, value)) {
         count(counter::DNS_UNASKED);
-        return 0;
+        return false;
     }
     let _ = QUESTIONS.remove(key);
     put(&mut held.endpoint, endpoint.id);
     put(&mut held.slot, endpoint.slot.into());
+    put(&mut held.response_code, question.response_code.into());
+    put(&mut held.rounds, 0);
     held.learned.resolver = packet.source.bytes();
-    held.walk.begin(question.end.into(), question.answers.into(), get(&held.length));
-    if question.response_code == 0 && question.answers != 0 {
-        for _ in 0..MAX_STEPS {
-            match held.walk.step(&held.message) {
-                Step::More => {}
-                Step::Done => break,
-                Step::Unreadable => {
-                    count(counter::DNS_UNREADABLE);
-                    held.walk.forget();
-                    break;
-                }
-            }
-        }
-    }
-    let told = Told { kind: kind::ANSWER, hook: hook::INGRESS, question, is_outgoing: false };
-    tell::tell(endpoint, packet, socket::origin(sk), room, &told);
-    held.walk.found()
+    let records = if question.response_code == 0 { question.answers } else { 0 };
+    held.walk.begin(question.end.into(), records.into(), get(&held.length));
+    true
 }
 
 /// Is it the same name and type?

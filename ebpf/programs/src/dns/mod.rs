@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! egress ──► question   QUESTIONS: which socket asked whom for what
-//! ingress ─► answer     the same question? then the addresses that it leads to
-//!            └► learn   LEARNED: address, name, until when
+//! ingress ─► answer     was it asked?
+//!            └► walk    the addresses that it leads to
+//!               └► learn   LEARNED: address, name, until when
 //! ```
 //!
-//! The three are programs of their own, reached by tail calls: each has its own million steps with the verifier, and a
+//! The four are programs of their own, reached by tail calls: each has its own million steps with the verifier, and a
 //! packet that is no DNS pays for none of them. What one leaves to the next is in a [`DnsRoom`], which it holds.
 //!
 //! Only port 53 is looked at, and only trusted resolvers there. DNS to anywhere else is ordinary traffic.
@@ -26,6 +27,7 @@ pub mod question;
 mod room;
 mod stream;
 mod tell;
+pub mod walk;
 
 pub use room::DnsRoom;
 pub use stream::Streams;

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_byt
 use aya_ebpf::programs::SkBuffContext;
 use sluice_abi::{QuestionKey, class, counter, hook, kind, tail};
 use sluice_parse::Unreadable;
-use sluice_parse::bits::{keep, put};
+use sluice_parse::bits::{get, keep, put};
 use sluice_parse::dns::{Direction, MAX_MESSAGE, PORT, Question, read_question};
 
 use super::room::{self, DnsRoom};
@@ -20,9 +20,10 @@ use crate::packet::Packet;
 use crate::socket;
 
 /// What a packet holds.
-pub(super) enum Read {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loaded {
     /// A message, which is in the room.
-    Message(Question),
+    Message,
     /// No message, or not all of one.
     Nothing,
     /// What cannot be read.
@@ -59,14 +60,15 @@ pub fn try_question(ctx: &SkBuffContext) -> Option<i32> {
         count(counter::DNS_UNREADABLE);
         return None;
     };
-    let read = read(skb, sk, &packet, room);
-    match &read {
-        Read::Message(question) => note(skb, sk, &endpoint, &packet, room, question),
-        Read::Nothing => {}
-        Read::Unreadable => count(counter::DNS_UNREADABLE),
+    let loaded = load(skb, sk, &packet, room);
+    let question = if loaded == Loaded::Message { parse(room, Direction::Question) } else { Err(Unreadable) };
+    match question {
+        Ok(question) => note(skb, sk, &endpoint, &packet, room, &question),
+        Err(Unreadable) if loaded == Loaded::Nothing => {}
+        Err(Unreadable) => count(counter::DNS_UNREADABLE),
     }
     room::release(room);
-    if packet.class == class::TCP && matches!(read, Read::Message(_)) {
+    if packet.class == class::TCP && loaded == Loaded::Message {
         // There may be more questions in the segment.
         hand_on(ctx);
     }
@@ -74,66 +76,56 @@ pub fn try_question(ctx: &SkBuffContext) -> Option<i32> {
 }
 
 #[inline(always)]
-fn read(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, room: *mut DnsRoom) -> Read {
-    let Some((start, length)) = packet.payload(skb) else { return Read::Nothing };
+fn load(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, room: *mut DnsRoom) -> Loaded {
+    let Some((start, length)) = packet.payload(skb) else { return Loaded::Nothing };
     if packet.class == class::UDP {
         // SAFETY: `skb` is the program's context.
         if unsafe { (*skb).gso_size } != 0 {
             // Several datagrams, of which only the first would be read.
-            return Read::Unreadable;
+            return Loaded::Unreadable;
         }
-        return datagram(skb, start, length, room, Direction::Question);
+        return datagram(skb, start, length, room);
     }
-    let Some((streams, number)) = stream::follow(skb, sk, packet, length) else { return Read::Nothing };
+    let Some((streams, number)) = stream::follow(skb, sk, packet, length) else { return Loaded::Nothing };
     if length == 0 {
-        return Read::Nothing;
+        return Loaded::Nothing;
     }
     // SAFETY: live socket storage; one socket sends from one CPU at a time.
     let stream = unsafe { &mut (*streams).questions };
     match stream.take(skb, Segment { number, start, length }) {
-        Taken::Message(length) => {
-            stream.copy_to(room, length);
-            parse(room, length, Direction::Question)
+        Taken::Message => {
+            stream.copy_to(room);
+            Loaded::Message
         }
-        Taken::Part => Read::Nothing,
-        Taken::Lost => Read::Unreadable,
+        Taken::Part => Loaded::Nothing,
+        Taken::Lost => Loaded::Unreadable,
     }
 }
 
-/// Reads the message in a datagram.
+/// Loads the message in a datagram.
 #[inline(always)]
-pub(super) fn datagram(
-    skb: *mut __sk_buff,
-    start: u32,
-    length: u32,
-    room: *mut DnsRoom,
-    direction: Direction,
-) -> Read {
+pub(super) fn datagram(skb: *mut __sk_buff, start: u32, length: u32, room: *mut DnsRoom) -> Loaded {
     if length == 0 || u64::from(length) > MAX_MESSAGE {
-        return Read::Unreadable;
+        return Loaded::Unreadable;
     }
     let some = keep::<{ MAX_MESSAGE as u32 - 1 }>(u64::from(length).wrapping_sub(1)) as u32 + 1;
     // SAFETY: the mask keeps the length within `MAX_MESSAGE`, for which the room has space.
     let failed =
         unsafe { bpf_skb_load_bytes(skb.cast(), start, (*room).message.0.as_mut_ptr().cast(), some) };
     if failed != 0 {
-        return Read::Unreadable;
+        return Loaded::Unreadable;
     }
-    parse(room, length.into(), direction)
+    // SAFETY: the caller holds the room.
+    put(unsafe { &mut (*room).length }, length.into());
+    Loaded::Message
 }
 
-/// Reads the message in the room.
+/// Reads the header and the question of the message in the room.
 #[inline(always)]
-pub(super) fn parse(room: *mut DnsRoom, length: u64, direction: Direction) -> Read {
+pub(super) fn parse(room: *mut DnsRoom, direction: Direction) -> Result<Question, Unreadable> {
     // SAFETY: the caller holds the room.
-    let (message, turn) = unsafe {
-        put(&mut (*room).length, length);
-        (&(*room).message, &mut (*room).turn)
-    };
-    match read_question(message, length, direction, turn) {
-        Ok(question) => Read::Message(question),
-        Err(Unreadable) => Read::Unreadable,
-    }
+    let room = unsafe { &mut *room };
+    read_question(&room.message, get(&room.length), direction, &mut room.turn)
 }
 
 /// The question that a message asks or answers.
@@ -170,7 +162,12 @@ fn note(
     question: &Question,
 ) {
     // SAFETY: the caller holds the room.
-    let (turn, value) = unsafe { (&(*room).turn, &mut (*room).question) };
+    let (turn, value) = unsafe {
+        put(&mut (*room).endpoint, endpoint.id);
+        put(&mut (*room).slot, endpoint.slot.into());
+        put(&mut (*room).response_code, 0);
+        (&(*room).turn, &mut (*room).question)
+    };
     value.time_ns = event::now();
     value.kind = question.kind;
     value.name_length = turn.length() as u8;
@@ -182,6 +179,6 @@ fn note(
     if value.name_length != 0 {
         let _ = QUESTIONS.insert(key, &*value, u64::from(BPF_ANY));
     }
-    let told = Told { kind: kind::QUESTION, hook: hook::EGRESS, question, is_outgoing: true };
-    tell::tell(endpoint, packet, socket::origin(sk), room, &told);
+    let told = Told { kind: kind::QUESTION, hook: hook::EGRESS, is_outgoing: true };
+    tell::tell(packet, socket::origin(sk), room, &told);
 }

@@ -28,6 +28,9 @@ pub struct DnsRoom {
     pub is_full: u64,
     /// Bytes of the message.
     pub length: u64,
+    pub response_code: u64,
+    /// How often [`super::walk`] has handed on to itself.
+    pub rounds: u64,
     pub turn: Turn,
     pub walk: Walk,
     /// The question, as it was asked or as the answer repeats it.

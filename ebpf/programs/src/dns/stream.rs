@@ -7,7 +7,6 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use sluice_parse::bits::{Room, get, keep, load_long, put};
-use sluice_parse::dns::Message;
 
 use super::room::DnsRoom;
 use crate::maps::STREAMS;
@@ -24,8 +23,7 @@ const PIECE: u64 = 512;
 /// As many pieces as the larger stream has, one for the length and one for a start in the middle.
 const PIECES: u32 = 10;
 
-/// [`Streams::state`]: nothing is known, so nothing is read.
-const UNKNOWN: u64 = 0;
+/// [`Streams::state`], which is zero as long as nothing is known of the connection.
 const OPENING: u64 = 1;
 const OPEN: u64 = 2;
 
@@ -52,8 +50,8 @@ pub struct Stream<const SIZE: usize> {
 
 /// What a segment came to.
 pub enum Taken {
-    /// A message of this many bytes is whole. There may be more in the segment.
-    Message(u64),
+    /// A message is whole. There may be more in the segment.
+    Message,
     /// Nothing new, or not all of a message.
     Part,
     /// The stream cannot be followed.
@@ -155,7 +153,7 @@ impl<const SIZE: usize> Stream<SIZE> {
             put(&mut self.have, have + some);
             if have + some >= PREFIX && have + some == PREFIX + self.bytes.half(0) {
                 put(&mut self.have, 0);
-                return Taken::Message(have + some - PREFIX);
+                return Taken::Message;
             }
         }
         self.lose()
@@ -169,11 +167,13 @@ impl<const SIZE: usize> Stream<SIZE> {
 
     /// Copies the message that was taken in last.
     #[inline(always)]
-    pub fn copy_to(&self, room: *mut DnsRoom, length: u64) {
+    pub fn copy_to(&self, room: *mut DnsRoom) {
         // SAFETY: the caller holds the room.
-        let message: &mut Message = unsafe { &mut (*room).message };
+        let (message, length) = unsafe { (&mut (*room).message, &mut (*room).length) };
+        put(length, self.bytes.half(0));
         for index in (0..SIZE - PIECE as usize).step_by(8) {
-            if index as u64 >= length {
+            // VERIFIER: from memory, so that it does not matter at which turn the loop ended.
+            if index as u64 >= get(length) {
                 break;
             }
             // SAFETY: `index` is below the size of both by a `PIECE`, of which the length in front takes two bytes.

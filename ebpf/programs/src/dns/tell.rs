@@ -4,36 +4,30 @@ use sluice_abi::{
     FlowEvent, NAME_SIZE, NO_POLICY, NO_RULE, NameEvent, OriginValue, RulingValue, TOLD_ADDRESSES, action,
     counter, opaque, reason, shown,
 };
-use sluice_parse::dns::Question;
+use sluice_parse::bits::get;
 
 use super::room::DnsRoom;
-use crate::endpoint::Endpoint;
 use crate::event;
 use crate::maps::{EVENTS, count};
 use crate::packet::Packet;
 
 /// What is told.
-pub struct Told<'a> {
+pub struct Told {
     /// One of [`sluice_abi::kind`].
     pub kind: u8,
     /// One of [`sluice_abi::hook`].
     pub hook: u8,
-    pub question: &'a Question,
     /// The packet goes to the resolver.
     pub is_outgoing: bool,
 }
 
-/// Tells of a message. Its name is in the room's question, its addresses in the room's walk.
+/// Tells of a message. Question, endpoint, code and addresses are in the room.
 #[inline(always)]
-pub fn tell(
-    endpoint: &Endpoint,
-    packet: &Packet,
-    origin: Option<*const OriginValue>,
-    room: *const DnsRoom,
-    told: &Told<'_>,
-) {
+pub fn tell(packet: &Packet, origin: Option<*const OriginValue>, room: *const DnsRoom, told: &Told) {
     let now = event::now();
-    if !event::within_budget(endpoint.slot, now) {
+    // SAFETY: the caller holds the room.
+    let (endpoint, slot) = unsafe { (get(&(*room).endpoint), get(&(*room).slot) as u32) };
+    if !event::within_budget(slot, now) {
         count(counter::EVENTS_OVER_BUDGET);
         return;
     }
@@ -55,7 +49,7 @@ pub fn tell(
     unsafe {
         (&raw mut (*event).flow).write(FlowEvent {
             time_ns: now,
-            endpoint: endpoint.id,
+            endpoint,
             repeats: 0,
             policy: NO_POLICY,
             pid,
@@ -78,8 +72,8 @@ pub fn tell(
             pad: [0; 3],
             comm,
         });
-        (*event).dns_type = told.question.kind;
-        (*event).response_code = told.question.response_code;
+        (*event).dns_type = (*room).question.kind;
+        (*event).response_code = get(&(*room).response_code) as u8;
         (*event).shown = shown::MORE;
         (*event).name_length = (*room).question.name_length;
         (*event).pad = 0;
