@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -82,6 +83,10 @@ struct AgentArgs {
     /// What is done with a verdict.
     #[arg(long, env = "SLUICE_POSTURE", value_enum, default_value_t = PostureArg::Enforce)]
     posture: PostureArg,
+    /// Believe the answers of these resolvers, to whom rules with domainNames also allow questions; addresses with commas
+    /// between them [default: those of /run/systemd/resolve/resolv.conf or /etc/resolv.conf].
+    #[arg(long, env = "SLUICE_RESOLVERS", value_name = "ADDRESS", value_delimiter = ',')]
+    resolvers: Vec<IpAddr>,
     /// How events are printed on standard output.
     #[arg(long, short, env = "SLUICE_OUTPUT", value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -231,6 +236,7 @@ fn options(args: AgentArgs) -> agent::Options {
         policies: args.policies,
         posture: args.posture.into(),
         output: args.output,
+        resolvers: args.resolvers,
         node_name: args.node_name.unwrap_or_else(host),
     }
 }

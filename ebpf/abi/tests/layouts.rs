@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 
 use sluice_abi::{
-    AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue, FlowEvent,
-    FlowValue, HeardKey, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue,
-    NamesConfigValue, OriginValue, PortKey, PortValue, QuestionKey, QuestionValue, ResolverKey, RulingValue, ShownValue,
-    SlotWord, StepsKey, StepsValue, counter, layout, tail,
+    AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
+    FlowEvent, FlowValue, HeardKey, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue,
+    NamesConfigValue, OriginValue, PortKey, PortValue, QuestionKey, QuestionValue, ResolverKey, RulingValue,
+    ShownValue, SlotWord, StepsKey, StepsValue, counter, layout, tail,
 };
 
 /// Size of a type, and the offsets of its fields.
@@ -40,10 +40,7 @@ fn maps_are_laid_out_as_their_numbers_say() {
                 shape!(RulingValue { applied, reported, flags, applied_rule, reported_rule }),
             ],
         ),
-        (
-            "STEPS",
-            vec![shape!(StepsKey { policy, steps }), shape!(StepsValue { shown, unread, learned })],
-        ),
+        ("STEPS", vec![shape!(StepsKey { policy, steps }), shape!(StepsValue { shown, unread, learned })]),
         ("LINKS", vec![shape!(u32), shape!(u64)]),
         ("HEARD", vec![shape!(HeardKey { interface, pad, remote }), shape!(u64)]),
         (

@@ -43,7 +43,12 @@ impl Cut {
             && !socket.is_listener()
             && !remote.is_loopback()
             && !self.own.contains(&remote)
-            && self.compiled.judge(&flow).applied == Action::Deny
+            && if self.compiled.goes_by_name(&flow) {
+                // What it showed is known to the kernel alone, which judges it again when it sends something.
+                socket.is_denied
+            } else {
+                self.compiled.judge(&flow).applied == Action::Deny
+            }
     }
 }
 

@@ -212,7 +212,14 @@ fn reason(event: &FlowEvent, index: u32, rules_known: bool, rule: Option<&RuleRe
         (_, None) if rules_known => format!("rule {index} of compiled policy {}", event.policy),
         (_, None) => "a policy of an earlier agent".to_owned(),
     };
-    by + unreadable
+    let named = match event.reason {
+        reason::NAME_AWAITED => ", if it shows a name that may",
+        reason::NAME_SHOWN if event.ruling.applied == action::DENY => {
+            ", by the name that it shows or for want of one"
+        }
+        _ => "",
+    };
+    by + unreadable + named
 }
 
 /// A policy as [`Line::policy`] names it.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,7 @@ mod netlink;
 pub mod node;
 mod output;
 pub mod policies;
+pub mod resolvers;
 mod server;
 mod sockets;
 pub mod store;
@@ -56,6 +58,8 @@ pub struct Options {
     pub posture: Posture,
     /// How events are printed.
     pub output: Format,
+    /// Whose answers are believed; none: those that the node's own configuration names.
+    pub resolvers: Vec<IpAddr>,
     /// The node's name in events.
     pub node_name: String,
 }
@@ -133,6 +137,9 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let features = features::probe(&node);
     features::tell(&features);
     replay_spool(&options.run_dir, &mut node);
+    let resolvers = resolvers::Source::new(&options.resolvers);
+    // Before any policy is compiled: rules by name open the way to them.
+    node.set_resolvers(resolvers.read())?;
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;
     let loaded = directory.load();
@@ -168,7 +175,7 @@ async fn serve(
     tasks.spawn(server::serve(admin, Arc::clone(&shared), admin::answer));
     tasks.spawn(output::pump(events, Arc::clone(&shared), describer, lines));
     tasks.spawn(watch::run(directory, Arc::clone(&shared)));
-    tasks.spawn(sweep(Arc::clone(&shared)));
+    tasks.spawn(sweep(Arc::clone(&shared), resolvers::Source::new(&options.resolvers)));
     tasks.spawn(unregistered::run(Arc::clone(&shared)));
 
     // Read by the plugin's STATUS: from now on a short absence of the agent does not make the node unready.
@@ -192,12 +199,15 @@ async fn serve(
     Ok(())
 }
 
-async fn sweep(shared: Arc<Shared>) -> anyhow::Result<()> {
+async fn sweep(shared: Arc<Shared>, resolvers: resolvers::Source) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
         if let Err(error) = shared.node().sweep() {
             tracing::error!(%error, "cannot remove what is not used any more");
+        }
+        if let Err(error) = shared.node().set_resolvers(resolvers.read()) {
+            tracing::error!(%error, "cannot take up the resolvers that the node has now");
         }
     }
 }

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use sluice_abi::{kind, reason};
 use tokio::io::unix::AsyncFd;
 
 use super::Shared;
 use super::events::{Describer, Line};
-use crate::datapath::{Events, read_event};
+use crate::datapath::{Event, Events, read_event};
 
 /// Lines that may wait for a slow reader; past that they are counted and dropped.
 const WAITING: usize = 8192;
@@ -62,7 +63,17 @@ pub(super) async fn pump(
         while let Some(item) = ring.next() {
             let Some(event) = read_event(&item) else { continue };
             drop(item);
-            let line = describer.describe(&event, &shared.node());
+            let flow = match &event {
+                Event::Flow(flow) => flow,
+                Event::Name(event) => &event.flow,
+            };
+            let mut node = shared.node();
+            // Its client waits for an answer that will not come.
+            if flow.kind == kind::DENY && flow.reason == reason::NAME_SHOWN {
+                node.end_denied(flow.endpoint);
+            }
+            let line = describer.describe(flow, &node);
+            drop(node);
             match lines.try_send(line) {
                 Ok(()) if lost > 0 => {
                     tracing::warn!(

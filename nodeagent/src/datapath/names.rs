@@ -8,8 +8,10 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, ProgramArray};
 use aya::programs::Program;
 use sluice_abi::{
-    LEARNED_BUCKETS, LearnedKey, LearnedValue, NamesConfigValue, ResolverKey, address_words, resolver,
+    LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NO_POLICY, NameKey, NamesConfigValue,
+    ResolverKey, address_words, learned_bucket, resolver, reversed,
 };
+use sluice_policy::Name;
 
 use super::{Datapath, DatapathError, TAILS, address_bytes, address_from, install, map_error, take};
 
@@ -123,6 +125,42 @@ impl Datapath {
             }
         }
         Ok(found)
+    }
+
+    /// Writes down what an address was learned from, in place of what was known of it: for a test of the programs.
+    pub fn plant_learned(
+        &mut self,
+        cgroup: u64,
+        address: IpAddr,
+        names: &[Name],
+        until_ns: u64,
+    ) -> Result<(), DatapathError> {
+        let address = address_bytes(address);
+        let first = learned_bucket(address_words(address));
+        for place in 0..LEARNED_PROBES {
+            let bucket = (first + place) & (LEARNED_BUCKETS - 1);
+            let key = LearnedKey { endpoint: cgroup, bucket, pad: 0 };
+            let Some(name) = names.get(place as usize) else {
+                install::gone(self.names.learned.remove(&key), "LEARNED")?;
+                continue;
+            };
+            let (reversed, length) =
+                reversed(name.as_str().as_bytes()).ok_or_else(|| DatapathError::Name(name.to_string()))?;
+            let value = LearnedValue {
+                until_ns,
+                learned_ns: 0,
+                address,
+                resolver: [0; 16],
+                name_length: length as u8,
+                pad: [0; 7],
+                prefix_length: NameKey::BITS,
+                policy: NO_POLICY,
+                name: reversed,
+                pad2: 0,
+            };
+            self.names.learned.insert(key, value, 0).map_err(map_error("LEARNED"))?;
+        }
+        Ok(())
     }
 
     /// Forgets what an endpoint has learned.

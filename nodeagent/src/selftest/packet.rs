@@ -92,8 +92,14 @@ fn transport(flow: &Flow, over_ipv6: bool) -> (u8, Vec<u8>) {
     let protocol = match flow.protocol {
         FlowProtocol::Tcp => {
             header[12] = 0x50;
-            // SYN.
-            header[13] = 0x02;
+            if flow.names.shown.is_none() {
+                // SYN.
+                header[13] = 0x02;
+            } else {
+                // ACK and PSH, with something that is no name.
+                header[13] = 0x18;
+                header.extend([0; 16]);
+            }
             6
         }
         FlowProtocol::Udp => 17,

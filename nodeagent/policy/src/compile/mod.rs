@@ -315,6 +315,13 @@ impl Compiled {
         }
     }
 
+    /// Whether names can change what is ruled about a flow to its destination.
+    pub fn goes_by_name(&self, flow: &Flow) -> bool {
+        let list = self.list_of(flow.destination);
+        list.and_then(|list| list.entry(Class::of(flow), flow.port))
+            .is_some_and(|entry| entry.steps.is_some())
+    }
+
     /// What a name adds to the list of an address.
     fn steps_of(&self, name: &Name, class: Class, port: u16) -> Option<&Steps> {
         let list = &self.lists[self.entry_of(name)?.list? as usize];

@@ -35,6 +35,7 @@ use sluice_policy::{Compiled, PodInfo, PolicySet, Posture, RuleRef, Selection, W
 
 use super::cgroup::Hierarchy;
 use super::cutter::{self, Cut};
+use super::resolvers::Resolvers;
 use super::sockets;
 use super::store::{Link, Record, Store};
 use super::unregistered::{Found, Network};
@@ -94,6 +95,7 @@ pub struct Node {
     by_content: HashMap<Arc<Compiled>, u32>,
     retired: Vec<Retired>,
     names: HashMap<u32, Arc<[RuleRef]>>,
+    resolvers: Resolvers,
     cuts: Sender<Cut>,
 }
 
@@ -111,6 +113,7 @@ impl Node {
         let cuts = cutter::start(datapath.flows()).map_err(NodeError::Cutter)?;
         let mut node = Self {
             cuts,
+            resolvers: Resolvers::default(),
             datapath,
             store,
             hierarchy,
@@ -498,7 +501,12 @@ impl Node {
     /// What peers can name on a host without Kubernetes: the pods that are governed here.
     fn world(&self) -> World {
         let present = self.endpoints.values().filter(|endpoint| !endpoint.leaving);
-        World { pods: present.map(|endpoint| pod_info(&endpoint.record)).collect(), ..World::default() }
+        World {
+            pods: present.map(|endpoint| pod_info(&endpoint.record)).collect(),
+            resolvers: self.resolvers.addresses.iter().copied().collect(),
+            search: self.resolvers.search.iter().cloned().collect(),
+            ..World::default()
+        }
     }
 }
 

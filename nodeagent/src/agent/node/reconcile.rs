@@ -11,6 +11,7 @@ use sluice_policy::{Compiled, PolicySet, Posture, RuleRef, Selection, World, com
 use super::{Endpoint, GRACE, Installed, MAX_ENTRIES, NAMES_KEPT, Node, NodeError, Retired};
 use super::{addresses, pod_info, pod_name};
 use crate::agent::cutter::Cut;
+use crate::agent::resolvers::Resolvers;
 use crate::agent::store::Record;
 
 /// The compiled policy of each selection, for as long as neither policies nor what they name change.
@@ -34,6 +35,27 @@ impl Node {
         let reconciled = self.reconcile();
         let attached = self.attach();
         reconciled.and(attached)
+    }
+
+    /// Believes these resolvers from now on, and opens the way to them for pods whose policies go by name.
+    pub fn set_resolvers(&mut self, resolvers: Resolvers) -> Result<(), NodeError> {
+        if self.resolvers == resolvers {
+            return Ok(());
+        }
+        self.datapath.set_resolvers(&resolvers.addresses)?;
+        tracing::info!(addresses = ?resolvers.addresses, "resolvers whose answers count");
+        self.resolvers = resolvers;
+        self.world_changed();
+        if self.policies.is_some() { self.reconcile() } else { Ok(()) }
+    }
+
+    /// Ends the connections of a pod that the kernel has denied by the name that they show, or for want of one.
+    pub fn end_denied(&mut self, cgroup: u64) {
+        let Some(endpoint) = self.endpoints.get(&cgroup) else { return };
+        if let Some(installed) = self.installed.get(&endpoint.policy) {
+            // The thread lives as long as its sender.
+            let _ = self.cuts.send(cut(&endpoint.record, Arc::clone(&installed.compiled)));
+        }
     }
 
     /// Forgets what was compiled for selections that name pods: the pods have changed.
