@@ -54,8 +54,7 @@ pub fn judge_named(ctx: &SkBuffContext) -> Option<i32> {
         return None;
     }
     let mut packet = Packet::read(skb, 0);
-    let judged =
-        judge_packet(skb, full_socket(sk)?, &mut packet, |shown, _, _| shown)?;
+    let judged = judge_packet(skb, full_socket(sk)?, &mut packet, |shown, _, _| shown)?;
     Some(if judged == Judged::Denied { DROP } else { PASS })
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::programs::SockContext;
 use sluice_abi::{BoundValue, FlowValue, OriginValue, ShownValue, counter};
 
 use crate::endpoint::Endpoint;
-use crate::maps::{HELLOS, BOUND, FLOWS, ORIGINS, SHOWN, count};
+use crate::maps::{BOUND, FLOWS, HELLOS, ORIGINS, SHOWN, count};
 
 /// `TCP_LISTEN` (include/net/tcp_states.h).
 pub const TCP_LISTEN: u32 = 10;

@@ -54,7 +54,7 @@ pub fn try_learn(ctx: &SkBuffContext) -> Option<()> {
     let room = room::held(index)?;
     let packet = Packet::read(skb, 0);
     let origin = if sk.is_null() { None } else { socket::origin(sk) };
-    let told = Told { kind: kind::ANSWER, hook: hook::INGRESS, is_outgoing: false };
+    let told = Told { kind: kind::ANSWER, hook: hook::INGRESS, is_outgoing: false, is_denied: false };
     tell::tell(&packet, origin, room, &told);
     // SAFETY: the program before took the room and left it to this one.
     let held = unsafe { &mut *room };

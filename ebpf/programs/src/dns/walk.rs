@@ -5,8 +5,8 @@ use sluice_abi::{counter, tail};
 use sluice_parse::bits::{get, put};
 use sluice_parse::dns::{ROUNDS, STEPS_AT_ONCE, Step};
 
-use super::room::{self, DnsRoom};
 use super::buffer;
+use super::room::{self, DnsRoom};
 use crate::maps::{INGRESS_TAILS, count};
 
 /// Hands a packet on whose answer is in a room. Comes back only where that fails.
