@@ -9,7 +9,7 @@ use sluice_abi::tail;
 
 use crate::egress;
 use crate::maps::EGRESS_TAILS;
-use crate::names::Shown;
+use crate::names::told;
 use crate::packet::Packet;
 
 /// Hands on a packet whose flow has not shown its name yet.
@@ -24,8 +24,8 @@ pub fn try_hello(ctx: &SkBuffContext) -> Option<i32> {
     egress::judge_named(ctx)
 }
 
-/// Reads the name that a payload shows.
+/// Reads the name that a payload shows, and keeps it with the socket. What is not kept there cannot be read.
 #[inline(always)]
-pub fn name_of(_skb: *mut __sk_buff, _packet: &Packet, _sk: *mut bpf_sock) -> Shown {
-    Shown::UNREADABLE
+pub fn name_of(_skb: *mut __sk_buff, _packet: &Packet, _sk: *mut bpf_sock) -> u32 {
+    told::UNREADABLE
 }
