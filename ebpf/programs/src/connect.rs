@@ -11,9 +11,8 @@ use crate::address::{Address, Family};
 use crate::decide::{conversation, heard_within};
 use crate::endpoint::Endpoint;
 use crate::event;
-use crate::judge::{self, Subject, Verdict};
+use crate::judge::{self, Asker, Subject, Verdict};
 use crate::maps::REPLIES;
-use crate::names::Shown;
 use crate::packet::{IPPROTO_TCP, IPPROTO_UDP};
 use crate::socket;
 use crate::{DROP, PASS};
@@ -101,8 +100,7 @@ impl Asked {
     #[inline(always)]
     fn judge(&self, endpoint: &Endpoint, class: u8) -> Verdict {
         let subject = Subject { address: self.remote, port: self.remote_port, class };
-        // Nothing is bound or shown before the flow opens.
-        judge::judge(endpoint, subject, None, || Shown::NOTHING)
+        judge::judge(endpoint, subject, Asker::Call)
     }
 
     /// Tells of the verdict, and answers the hook.

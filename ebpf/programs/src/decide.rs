@@ -5,14 +5,13 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use sluice_abi::{
-    BoundValue, ConversationKey, FlowValue, OriginValue, REPLY_WINDOW_NS, class, counter, direction, origin,
+    ConversationKey, FlowValue, OriginValue, REPLY_WINDOW_NS, class, counter, direction, origin,
 };
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
-use crate::judge::{self, Subject, Verdict};
+use crate::judge::{self, Asker, Subject, Verdict};
 use crate::maps::{OWN, REPLIES, count};
-use crate::names::Shown;
 use crate::packet::Packet;
 
 /// A time that is younger than this is not written again.
@@ -25,8 +24,6 @@ pub struct Known {
     pub origin: Option<*const OriginValue>,
     /// Its flow, if the packet is of it.
     pub flow: Option<*const FlowValue>,
-    /// The name by which that flow was allowed.
-    pub bound: Option<*mut BoundValue>,
     /// It is a raw socket: it writes what it likes, and no connection is behind it.
     pub is_raw: bool,
     /// The packet opens a TCP connection.
@@ -40,15 +37,9 @@ pub struct Decision {
     pub is_reply: bool,
 }
 
-/// Decides about a packet that an endpoint sends. `show` tells the name that its flow shows.
+/// Decides about a packet that an endpoint sends.
 #[inline(always)]
-pub fn decide(
-    endpoint: &Endpoint,
-    packet: &Packet,
-    known: Known,
-    now: u64,
-    show: impl Fn() -> Shown,
-) -> Decision {
+pub fn decide(endpoint: &Endpoint, packet: &Packet, known: Known, now: u64, asker: Asker) -> Decision {
     let key = packet_key(endpoint, packet);
     let is_reply = match packet.class {
         class::TCP => {
@@ -56,11 +47,12 @@ pub fn decide(
                 // SAFETY: live socket storage, an aligned word.
                 unsafe { (*origin).flags & origin::CONNECTED != 0 }
             });
+            // VERIFIER: a yes or no, and no number that there may not be: LLVM would take a pointer for it.
             // SAFETY: live socket storage, never changed once it is there.
-            let direction = known.flow.map(|flow| unsafe { (*flow).direction });
+            let is_answer = known.flow.is_some_and(|flow| unsafe { (*flow).direction == direction::REPLY });
             // The evidence holds for as long as it is remembered: a connection may be idle for long.
             let may_answer = !connected && !known.is_raw && !known.is_opening;
-            may_answer && (direction == Some(direction::REPLY) || REPLIES.get_ptr(key).is_some())
+            may_answer && (is_answer || REPLIES.get_ptr(key).is_some())
         }
         class::UDP | class::SCTP => heard_within(REPLIES.get_ptr(key), now, REPLY_WINDOW_NS),
         _ => false,
@@ -70,7 +62,7 @@ pub fn decide(
         return Decision { verdict: Verdict::free(endpoint.word()), is_reply };
     }
     let subject = Subject { address: packet.destination, port: packet.destination_port, class: packet.class };
-    Decision { verdict: judge::judge(endpoint, subject, known.bound, show), is_reply }
+    Decision { verdict: judge::judge(endpoint, subject, asker), is_reply }
 }
 
 /// The conversation that a packet of the endpoint belongs to.

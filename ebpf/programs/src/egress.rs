@@ -12,8 +12,9 @@ use crate::event;
 use crate::flow;
 use crate::hello;
 use crate::ingress::LOOPBACK;
+use crate::judge::Asker;
 use crate::maps::count;
-use crate::names::{Shown, told};
+use crate::names::told;
 use crate::packet::{Packet, TCP_RST};
 use crate::socket::{self, SOCK_RAW, TCP_ESTABLISHED, TCP_LISTEN};
 use crate::{DROP, PASS};
@@ -31,7 +32,7 @@ pub fn try_egress(ctx: &SkBuffContext) -> Option<i32> {
         return Some(PASS);
     }
     let mut packet = Packet::read(skb, 0);
-    let judged = judge_packet(skb, full_socket(sk)?, &mut packet, |shown, _, _| shown)?;
+    let judged = judge_packet(skb, full_socket(sk)?, &mut packet, told::AS_READ)?;
     if judged == Judged::AwaitsName && !packet.is_bare_segment(skb) {
         hello::hand_on(ctx);
     } else if judged == Judged::Allowed && dns::may_ask(&packet) {
@@ -54,7 +55,10 @@ pub fn judge_named(ctx: &SkBuffContext) -> Option<i32> {
         return None;
     }
     let mut packet = Packet::read(skb, 0);
-    let judged = judge_packet(skb, full_socket(sk)?, &mut packet, |shown, _, _| shown)?;
+    let sk = full_socket(sk)?;
+    // What could not be kept is as good as unread.
+    let told = if socket::shown(sk).is_some() { told::AS_READ } else { told::UNREADABLE };
+    let judged = judge_packet(skb, sk, &mut packet, told)?;
     Some(if judged == Judged::Denied { DROP } else { PASS })
 }
 
@@ -78,12 +82,7 @@ fn full_socket(sk: *mut bpf_sock) -> Option<*mut bpf_sock> {
 
 /// The way of the first packet of a flow, of every packet of a socket without one peer, and of every denied packet.
 #[inline(always)]
-fn judge_packet(
-    skb: *mut __sk_buff,
-    sk: *mut bpf_sock,
-    packet: &mut Packet,
-    read: impl Fn(Shown, &Packet, *mut bpf_sock) -> Shown,
-) -> Option<Judged> {
+fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, told: u32) -> Option<Judged> {
     let flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, packet));
     let endpoint = Endpoint::of_packet(skb)?;
     if endpoint.is_foreign(packet.source) && packet.class != class::OPAQUE {
@@ -97,10 +96,15 @@ fn judge_packet(
     let now = event::now();
     // SAFETY: a full socket, whose fields the verifier lets us read.
     let is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
-    let bound = flow.and_then(|_| socket::bound(sk));
-    let known = Known { origin, flow, bound, is_raw, is_opening: packet.is_opening(skb) };
-    let show = || shown_by(skb, sk, packet, is_raw, &read);
-    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now, show);
+    let known = Known { origin, flow, is_raw, is_opening: packet.is_opening(skb) };
+    // What a raw socket writes is no flow.
+    let told = match (is_raw, packet.is_bare_segment(skb)) {
+        (true, false) => told::UNREADABLE,
+        (true, true) => told::NOTHING,
+        (false, _) => told,
+    };
+    let asker = Asker::Packet { skb, sk: Some(sk), is_known: flow.is_some(), told };
+    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now, asker);
     if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
         touch_own(packet_key(&endpoint, packet), now, verdict.denied());
     }
@@ -108,7 +112,7 @@ fn judge_packet(
     let was_allowed = flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });
     if has_one_peer(sk, packet, is_reply) {
         flow::remember(sk, &endpoint, packet, &verdict, is_reply, flow);
-        if verdict.state == state::SETTLED && !verdict.name.is_null() && bound.is_none() {
+        if verdict.state == state::SETTLED && !verdict.name.is_null() {
             socket::bind(sk, verdict.name);
         }
     }
@@ -127,28 +131,6 @@ fn judge_packet(
         state::OPENING => Judged::AwaitsName,
         _ => Judged::Allowed,
     })
-}
-
-/// The name that the flow of a TCP packet shows, as far as it is known; `read` reads it in this packet. What a raw socket
-/// writes is no flow.
-#[inline(always)]
-fn shown_by(
-    skb: *mut __sk_buff,
-    sk: *mut bpf_sock,
-    packet: &Packet,
-    is_raw: bool,
-    read: &impl Fn(Shown, &Packet, *mut bpf_sock) -> Shown,
-) -> Shown {
-    let is_bare = packet.is_bare_segment(skb);
-    if is_raw {
-        return if is_bare { Shown::NOTHING } else { Shown::UNREADABLE };
-    }
-    let known = Shown::of(sk).unwrap_or(Shown::NOTHING);
-    if is_bare || matches!(known.told, told::NAME | told::UNREADABLE) {
-        known
-    } else {
-        read(known, packet, sk)
-    }
 }
 
 /// Does the socket send to this one place only, so that the verdict can be kept with it? A raw socket never does. A reply

@@ -1,16 +1,17 @@
 //! The verdict: two longest-prefix look-ups, however many rules there are.
 
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::maps::lpm_trie::Key;
 use sluice_abi::{
     AddressKey, BoundValue, NO_POLICY, NO_RULE, NO_STEPS, PortKey, PortValue, RulingValue, SlotWord, action,
-    class, counter, reason, state,
+    counter, reason, state,
 };
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
 use crate::maps::{ADDRESSES, PORTS, count};
-use crate::names::{self, Nothing, Outcome, Shown};
-use crate::room::{self, Room};
+use crate::names::{self, outcome, told};
+use crate::room;
 
 /// What is judged.
 #[derive(Clone, Copy)]
@@ -70,15 +71,25 @@ const fn without_rule(action: u8) -> RulingValue {
 /// A ruling for what policies do not judge.
 pub const FREE: RulingValue = without_rule(action::ALLOW);
 
-/// Judges under the endpoint's policy in force. `bound` is the name by which the flow was allowed before; `show` tells the
-/// name that it shows, and is asked only if that can matter.
+/// Who asks for a verdict: what names are looked for with.
+#[derive(Clone, Copy)]
+pub enum Asker {
+    /// A call, before anything is sent.
+    Call,
+    /// A packet and its socket.
+    Packet {
+        skb: *mut __sk_buff,
+        sk: Option<*mut bpf_sock>,
+        /// It is of the flow that is kept with the socket.
+        is_known: bool,
+        /// One of [`names::told`].
+        told: u32,
+    },
+}
+
+/// Judges under the endpoint's policy in force.
 #[inline(always)]
-pub fn judge(
-    endpoint: &Endpoint,
-    subject: Subject,
-    bound: Option<*mut BoundValue>,
-    show: impl Fn() -> Shown,
-) -> Verdict {
+pub fn judge(endpoint: &Endpoint, subject: Subject, asker: Asker) -> Verdict {
     let mut word = endpoint.word();
     // VERIFIER: two turns. The second is for a policy that was retired between our reading of the word and of the
     // tries: the new word is there by then.
@@ -88,28 +99,62 @@ pub fn judge(
         }
         if let Some(value) = look_up(word.policy(), subject) {
             // SAFETY: a live trie node, which is never changed.
-            let (ruling, steps) = unsafe { (&(*value).ruling, (*value).steps) };
-            if steps == NO_STEPS {
-                return Verdict::plain(word, *ruling, reason::POLICY);
+            let value = unsafe { &*value };
+            if value.steps == NO_STEPS {
+                return Verdict::plain(word, value.ruling, reason::POLICY);
             }
-            let shown = if subject.class == class::TCP { show() } else { Shown::UNREADABLE };
             let Some(room) = room::take() else { break };
-            // SAFETY: a room is nobody else's until it is left.
-            let found = unsafe { &mut *Room::found(room) };
-            let judged = names::judge(endpoint, word.policy(), subject, ruling, steps, bound, shown, found);
-            Room::leave(room);
-            match judged {
-                Ok(Outcome { ruling, reason, state, name }) => {
-                    return Verdict { word, ruling, reason, state, name };
-                }
-                Err(Nothing::Unlearned) => return Verdict::plain(word, *ruling, reason::POLICY),
-                Err(Nothing::Missing) => {}
+            let verdict = by_names(room, endpoint, word, subject, value, asker);
+            room::leave(room);
+            if let Some(verdict) = verdict {
+                return verdict;
             }
         }
         word = endpoint.word();
     }
     count(counter::POLICY_MISSING);
     Verdict::plain(word, without_rule(action::DENY), reason::POLICY_MISSING)
+}
+
+/// Judges with the names that the address was learned from. `None` if the policy is gone.
+#[inline(always)]
+fn by_names(
+    room: u32,
+    endpoint: &Endpoint,
+    word: SlotWord,
+    subject: Subject,
+    value: &PortValue,
+    asker: Asker,
+) -> Option<Verdict> {
+    let found = room::found(room)?;
+    // SAFETY: the room is nobody else's until it is left.
+    let found = unsafe { &mut *found };
+    found.endpoint = endpoint.id;
+    found.address = subject.address.words();
+    found.policy = word.policy();
+    found.base = value.steps;
+    found.ruling.flags = value.ruling.flags;
+    let port = PortKey { list: 0, class: subject.class, pad: 0, port: subject.port.to_be_bytes() };
+    found.port_key = Key::new(PortKey::BITS, port);
+    let outcome = match asker {
+        Asker::Call => {
+            (found.told, found.is_bound) = (told::NOTHING, 0);
+            names::names_of_call(room)
+        }
+        Asker::Packet { skb, is_known, told, .. } => {
+            (found.told, found.is_bound) = (told, u32::from(is_known));
+            names::names_of_packet(skb, room)
+        }
+    };
+    match outcome {
+        outcome::JUDGED => {
+            let sk = if let Asker::Packet { sk, is_known: true, .. } = asker { sk } else { None };
+            let (reason, state) = (found.reason as u8, found.state as u8);
+            Some(Verdict { word, ruling: found.ruling, reason, state, name: names::name_of(found, sk) })
+        }
+        outcome::UNLEARNED => Some(Verdict::plain(word, value.ruling, reason::POLICY)),
+        _ => None,
+    }
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The maps. [`sluice_abi::maps`] tells how they hang together.
 
-use crate::room::Rooms;
+use crate::room::{ROOMS_OF_A_CPU, Room};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
     Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage,
@@ -78,7 +78,7 @@ pub static EVENTS: RingBuf<FlowEvent, EVENTS_SIZE> = RingBuf::new();
 
 /// See [`crate::room`].
 #[btf_map]
-pub static NAME_ROOMS: PerCpuArray<Rooms, 1> = PerCpuArray::new();
+pub static NAME_ROOMS: PerCpuArray<Room, ROOMS_OF_A_CPU> = PerCpuArray::new();
 #[btf_map]
 pub static NAMES_CONFIG: Array<NamesConfigValue, 1> = Array::new();
 #[btf_map]

@@ -6,7 +6,8 @@
 
 use core::arch::asm;
 
-use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::maps::lpm_trie::Key;
 use sluice_abi::{
     BoundValue, Firsts, LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NAME_SIZE, NO_LIST,
@@ -14,10 +15,9 @@ use sluice_abi::{
     learned_bucket, reason, shown, state,
 };
 
-use crate::endpoint::Endpoint;
 use crate::event;
-use crate::judge::Subject;
 use crate::maps::{LEARNED, NAMES, PORTS, STEPS};
+use crate::room;
 use crate::socket;
 
 /// The applied and the reported verdict.
@@ -29,80 +29,51 @@ const CANDIDATES: usize = LEARNED_PROBES as usize + 1;
 const NOBODY: u32 = u32::MAX;
 
 /// What is known of the name that a flow shows.
-#[derive(Clone, Copy)]
-pub struct Shown {
-    /// One of [`told`].
-    pub told: u8,
-    /// The name, if there is one.
-    pub name: *const NameBytes,
-}
-
-/// [`Shown::told`].
 pub mod told {
     /// It has sent nothing yet, or not enough.
-    pub const NOTHING: u8 = 0;
-    /// This name.
-    pub const NAME: u8 = 1;
-    /// This name, unless what follows takes it back.
-    pub const NAME_SO_FAR: u8 = 2;
+    pub const NOTHING: u32 = 0;
     /// No name, or none that can be read.
-    pub const UNREADABLE: u8 = 3;
+    pub const UNREADABLE: u32 = 1;
+    /// What was read of it, if anything: it is with the socket.
+    pub const AS_READ: u32 = 2;
 }
 
-impl Shown {
-    /// Of what has sent nothing yet.
-    pub const NOTHING: Self = Self { told: told::NOTHING, name: core::ptr::null() };
-    /// Of what cannot be read.
-    pub const UNREADABLE: Self = Self { told: told::UNREADABLE, name: core::ptr::null() };
-
-    /// What is known of the flow of a socket; none if nothing of it was read yet.
-    #[inline(always)]
-    pub fn of(sk: *mut bpf_sock) -> Option<Self> {
-        let value = socket::shown(sk)?;
-        // SAFETY: live socket storage; the name is whole before the state says so.
-        let (state, name) =
-            unsafe { (core::ptr::read_volatile(&raw const (*value).state), &raw const (*value).name) };
-        Some(match state {
-            shown::MORE => Self::NOTHING,
-            shown::NAME => Self { told: told::NAME, name },
-            shown::SO_FAR => Self { told: told::NAME_SO_FAR, name },
-            _ => Self::UNREADABLE,
-        })
-    }
-
-    #[inline(always)]
-    fn is_name(&self) -> bool {
-        self.told == told::NAME || self.told == told::NAME_SO_FAR
-    }
-}
-
-/// What comes of it.
-#[derive(Clone, Copy)]
-pub struct Outcome {
-    /// What the policies say.
-    pub ruling: RulingValue,
-    /// One of [`reason`].
-    pub reason: u8,
-    /// One of [`state`].
-    pub state: u8,
-    /// A name that led to the address; null if there is none. It is followed by nothing and preceded by the rest of its
-    /// key.
-    pub name: *const BoundValue,
-}
-
-/// Why there is no outcome.
-pub enum Nothing {
+/// What came of it.
+pub mod outcome {
+    /// It is in the room.
+    pub const JUDGED: u32 = 0;
     /// The address was learned from no name: its own ruling stands.
-    Unlearned,
+    pub const UNLEARNED: u32 = 1;
     /// The policy is not in the maps any more.
-    Missing,
+    pub const MISSING: u32 = 2;
 }
 
-/// What was found of the names.
+/// What is asked, and what was found.
 #[repr(C)]
 pub struct Found {
+    /// The endpoint's cgroup id.
+    pub endpoint: u64,
+    /// The destination.
+    pub address: [u64; 2],
+    /// Under which policy.
+    pub policy: u32,
+    /// The steps of the destination.
+    pub base: u32,
+    /// One of [`told`].
+    pub told: u32,
+    /// 1 if the packet is of the flow that the socket is bound to a name for.
+    pub is_bound: u32,
+    /// Class and port; the list is filled in.
+    pub port_key: Key<PortKey>,
+    /// The verdict.
+    pub ruling: RulingValue,
+    /// One of [`reason`].
+    pub reason: u32,
+    /// One of [`state`].
+    pub state: u32,
+    /// Which of the candidates gives the flow its name, or [`NOBODY`]: 0 is the name that it is bound to.
+    pub name: u32,
     learned_key: LearnedKey,
-    port_key: Key<PortKey>,
     steps_key: StepsKey,
     /// What comes first for the name that is being tried.
     tried: Firsts,
@@ -112,10 +83,88 @@ pub struct Found {
     unread: Firsts,
     /// Bits in which what is shown makes a difference.
     differs: u32,
-    /// The steps of each candidate, or [`NOBODY`].
-    steps: [u32; CANDIDATES],
     /// The steps of the name that is shown, or [`NOBODY`].
     shown: u32,
+    /// The steps of each candidate, or [`NOBODY`].
+    steps: [u32; CANDIDATES],
+}
+
+/// The name that a flow shows.
+#[derive(Clone, Copy)]
+struct Shown {
+    /// One of [`shown`].
+    state: u8,
+    /// The name, if there is one.
+    name: *const NameBytes,
+}
+
+impl Shown {
+    /// As [`told`] says, with what is kept with the socket.
+    #[inline(always)]
+    fn of(told: u32, sk: Option<*mut bpf_sock>) -> Self {
+        let nothing = Self { state: shown::MORE, name: core::ptr::null() };
+        match told {
+            told::NOTHING => nothing,
+            told::UNREADABLE => Self { state: shown::UNREADABLE, ..nothing },
+            _ => match sk.and_then(socket::shown) {
+                // SAFETY: live socket storage; the name is whole before the state says so.
+                Some(value) => unsafe {
+                    let state = core::ptr::read_volatile(&raw const (*value).state);
+                    Self { state, name: &raw const (*value).name }
+                },
+                None => nothing,
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn is_name(&self) -> bool {
+        !self.name.is_null() && matches!(self.state, shown::NAME | shown::SO_FAR)
+    }
+}
+
+/// Judges a call: nothing is bound or shown before a flow opens.
+///
+/// VERIFIER: a global function is verified once, and not again for everything that can be known where it is called. It
+/// takes numbers only, as 5.10 wants it; all else is in the room of that number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn names_of_call(room: u32) -> u32 {
+    in_room(room, None)
+}
+
+/// The same for a packet, with what is kept with its socket.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn names_of_packet(skb: *mut __sk_buff, room: u32) -> u32 {
+    // SAFETY: `skb` is the program's context; a null socket is not given to the helper.
+    let sk = unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() { sk } else { bpf_sk_fullsock(sk) }
+    };
+    in_room(room, if sk.is_null() { None } else { Some(sk) })
+}
+
+#[inline(always)]
+fn in_room(room: u32, sk: Option<*mut bpf_sock>) -> u32 {
+    let Some(found) = room::found(room) else { return outcome::MISSING };
+    // SAFETY: the caller holds the room.
+    let found = unsafe { &mut *found };
+    match judge(found, sk) {
+        Some(outcome) => outcome,
+        None => outcome::MISSING,
+    }
+}
+
+/// The name that the outcome in a room speaks of.
+#[inline(always)]
+pub fn name_of(found: &mut Found, sk: Option<*mut bpf_sock>) -> *const BoundValue {
+    let name = match found.name {
+        NOBODY => None,
+        0 => sk.and_then(socket::bound),
+        place => found.entry(place).map(bound_part),
+    };
+    name.map_or(core::ptr::null(), <*mut BoundValue>::cast_const)
 }
 
 impl Found {
@@ -124,125 +173,111 @@ impl Found {
         self.steps_key.steps = steps;
         STEPS.get_ptr(&self.steps_key)
     }
+
+    /// The entry at a place, from 1, of those where the address may lie.
+    #[inline(always)]
+    fn entry(&mut self, place: u32) -> Option<*mut LearnedValue> {
+        let first = learned_bucket(self.address);
+        self.learned_key.bucket = (first + place - 1) & (LEARNED_BUCKETS - 1);
+        LEARNED.get_ptr_mut(&self.learned_key)
+    }
 }
 
-/// Rules about a flow under a policy. `steps` are those of its address and port; `found` is room for what is found.
+/// Rules about the flow in the room. `None` if the policy is gone.
 #[inline(always)]
-pub fn judge(
-    endpoint: &Endpoint,
-    policy: u32,
-    subject: Subject,
-    base: &RulingValue,
-    steps: u32,
-    bound: Option<*mut BoundValue>,
-    shown: Shown,
-    found: &mut Found,
-) -> Result<Outcome, Nothing> {
-    found.steps_key.policy = policy;
-    found.learned_key = LearnedKey { endpoint: endpoint.id, bucket: 0, pad: 0 };
-    let port = PortKey { list: 0, class: subject.class, pad: 0, port: subject.port.to_be_bytes() };
-    found.port_key = Key::new(PortKey::BITS, port);
-    let region = found.steps_of(steps).ok_or(Nothing::Missing)?;
+fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<u32> {
+    found.steps_key.policy = found.policy;
+    found.learned_key.endpoint = found.endpoint;
+    found.learned_key.pad = 0;
+    let region = found.steps_of(found.base)?;
     // SAFETY: a live hash element, which is never changed.
     found.learned = unsafe { (*region).learned };
     found.unread = found.learned;
     found.differs = 0;
     found.shown = NOBODY;
-    for candidate in 0..CANDIDATES {
-        // VERIFIER: one by one, or LLVM would call a function for it, and 5.10 then follows every number exactly.
-        // SAFETY: inside the array.
-        unsafe { core::ptr::write_volatile(&raw mut found.steps[candidate], NOBODY) };
+    found.name = NOBODY;
+    let shown = Shown::of(found.told, sk);
+    let bound = if found.is_bound != 0 { sk.and_then(socket::bound) } else { None };
+    find(bound, shown, found)?;
+    if found.name == NOBODY {
+        return Some(outcome::UNLEARNED);
     }
-    let name = find(policy, subject, bound, shown, found)?;
-    if name.is_null() {
-        return Err(Nothing::Unlearned);
+    found.reason = reason::POLICY.into();
+    if found.port_key.data.class != class::TCP || found.differs == 0 {
+        settle(found, |found| &found.unread);
+        return Some(outcome::JUDGED);
     }
-    let mut outcome = Outcome { ruling: *base, reason: reason::POLICY, state: state::SETTLED, name };
-    if subject.class != class::TCP || found.differs == 0 {
-        settle(&mut outcome, &found.unread);
-        return Ok(outcome);
-    }
-    if shown.told == told::NOTHING {
-        outcome.reason = reason::NAME_AWAITED;
+    if shown.state == shown::MORE {
+        found.reason = reason::NAME_AWAITED.into();
+        settle(found, |found| &found.unread);
         // VERIFIER: constant bound, so that 5.10 can follow it.
         for candidate in 0..CANDIDATES {
-            if found.steps[candidate] == NOBODY {
+            let steps = found.steps[candidate];
+            if steps == NOBODY {
                 continue;
             }
-            try_shown(found, found.steps[candidate]).ok_or(Nothing::Missing)?;
-            settle(&mut outcome, &found.tried);
-            if outcome.ruling.applied == action::ALLOW {
+            try_shown(found, steps)?;
+            if verdict(&found.tried, 0).0 == action::ALLOW {
+                settle(found, |found| &found.tried);
                 break;
             }
         }
-        if outcome.state == state::DENIED {
-            settle(&mut outcome, &found.unread);
-        }
     } else {
-        outcome.reason = reason::NAME_SHOWN;
+        found.reason = reason::NAME_SHOWN.into();
         if shown.is_name() && found.shown != NOBODY {
-            try_shown(found, found.shown).ok_or(Nothing::Missing)?;
-            settle(&mut outcome, &found.tried);
+            try_shown(found, found.shown)?;
+            settle(found, |found| &found.tried);
         } else {
-            settle(&mut outcome, &found.unread);
+            settle(found, |found| &found.unread);
         }
     }
-    if outcome.state == state::SETTLED && matches!(shown.told, told::NOTHING | told::NAME_SO_FAR) {
-        outcome.state = state::OPENING;
+    if found.state == state::SETTLED.into() && matches!(shown.state, shown::MORE | shown::SO_FAR) {
+        found.state = state::OPENING.into();
     }
-    Ok(outcome)
+    Some(outcome::JUDGED)
 }
 
-/// Reads what was learned of the address, and gives a name of it; null if it has none.
+/// Reads what was learned of the address. `None` if the policy is gone.
 #[inline(always)]
-fn find(
-    policy: u32,
-    subject: Subject,
-    bound: Option<*mut BoundValue>,
-    shown: Shown,
-    found: &mut Found,
-) -> Result<*const BoundValue, Nothing> {
-    // VERIFIER: not kept in the room, where a pointer would be one no more.
-    let mut first: *const BoundValue = core::ptr::null();
-    let address = subject.address.words();
-    let bucket = learned_bucket(address);
+fn find(bound: Option<*mut BoundValue>, shown: Shown, found: &mut Found) -> Option<()> {
+    for candidate in 0..CANDIDATES {
+        // SAFETY: inside the array.
+        unsafe { core::ptr::write_volatile(&raw mut found.steps[candidate], NOBODY) };
+    }
     let now = event::now();
     for candidate in 0..CANDIDATES {
         let name = if candidate == 0 {
             let Some(bound) = bound else { continue };
             bound
         } else {
-            found.learned_key.bucket = (bucket + candidate as u32 - 1) & (LEARNED_BUCKETS - 1);
             // Places are filled in order and used again, never emptied.
-            let Some(entry) = LEARNED.get_ptr_mut(&found.learned_key) else {
-                break;
-            };
+            let Some(entry) = found.entry(candidate as u32) else { break };
             // SAFETY: a live hash element; the address lies at a multiple of 8 in it.
             let is_live = unsafe {
                 let of = (&raw const (*entry).address).cast::<u64>();
-                *of == address[0] && *of.add(1) == address[1] && (*entry).until_ns > now
+                *of == found.address[0] && *of.add(1) == found.address[1] && (*entry).until_ns > now
             };
             if !is_live {
                 continue;
             }
             bound_part(entry)
         };
-        let steps = candidate_steps(policy, name, found)?;
+        let steps = candidate_steps(name, found)?;
         found.steps[candidate] = steps;
-        if first.is_null() {
-            first = name;
+        if found.name == NOBODY {
+            found.name = candidate as u32;
         }
         if shown.is_name() && is_equal(name, shown.name) {
             found.shown = steps;
-            first = name;
+            found.name = candidate as u32;
         }
         if steps != NO_STEPS {
-            let added = found.steps_of(steps).ok_or(Nothing::Missing)?;
+            let added = found.steps_of(steps)?;
             // SAFETY: a live hash element, which is never changed.
             add(found, unsafe { &*added });
         }
     }
-    Ok(first)
+    Some(())
 }
 
 /// A learned entry, as far as it is its own key.
@@ -266,7 +301,8 @@ fn bound_part(entry: *mut LearnedValue) -> *mut BoundValue {
 
 /// The number of the steps that a name adds, or [`NO_STEPS`].
 #[inline(always)]
-fn candidate_steps(policy: u32, name: *mut BoundValue, found: &mut Found) -> Result<u32, Nothing> {
+fn candidate_steps(name: *mut BoundValue, found: &mut Found) -> Option<u32> {
+    let policy = found.policy;
     // SAFETY: a live element; its word of the policy is written whole, and read again after the look-up that it is for.
     let named = unsafe {
         if (*name).policy != policy {
@@ -278,13 +314,13 @@ fn candidate_steps(policy: u32, name: *mut BoundValue, found: &mut Found) -> Res
     // Another packet of the pod may be judged under another policy at this moment, when the policy changes.
     // SAFETY: as above.
     if unsafe { core::ptr::read_volatile(&raw const (*name).policy) } != policy {
-        return Err(Nothing::Missing);
+        return None;
     }
     if list == NO_LIST {
-        return Ok(NO_STEPS);
+        return Some(NO_STEPS);
     }
     found.port_key.data.list = list;
-    Ok(PORTS.get(&found.port_key).map_or(NO_STEPS, |value| value.steps))
+    Some(PORTS.get(&found.port_key).map_or(NO_STEPS, |value| value.steps))
 }
 
 #[inline(always)]
@@ -311,16 +347,16 @@ fn try_shown(found: &mut Found, steps: u32) -> Option<()> {
     Some(())
 }
 
-/// Tier after tier, until one does more than pass.
+/// Takes for the verdict what comes first.
 #[inline(always)]
-fn settle(outcome: &mut Outcome, firsts: &Firsts) {
-    let (applied, applied_rule) = verdict(firsts, 0);
-    let (reported, reported_rule) = verdict(firsts, 1);
-    outcome.ruling =
-        RulingValue { applied, reported, flags: outcome.ruling.flags, applied_rule, reported_rule };
-    outcome.state = if applied == action::ALLOW { state::SETTLED } else { state::DENIED };
+fn settle(found: &mut Found, firsts: impl Fn(&Found) -> &Firsts) {
+    let (applied, applied_rule) = verdict(firsts(found), 0);
+    let (reported, reported_rule) = verdict(firsts(found), 1);
+    found.ruling = RulingValue { applied, reported, flags: found.ruling.flags, applied_rule, reported_rule };
+    found.state = if applied == action::ALLOW { state::SETTLED } else { state::DENIED }.into();
 }
 
+/// Tier after tier, until one does more than pass.
 #[inline(always)]
 fn verdict(firsts: &Firsts, verdict: usize) -> (u8, u32) {
     for tier in 0..TIERS {

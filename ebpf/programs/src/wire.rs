@@ -18,8 +18,9 @@ use crate::decide::{Known, REFRESH_NS, decide, heard_within};
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;
+use crate::judge::Asker;
 use crate::maps::HEARD;
-use crate::names::Shown;
+use crate::names::told;
 use crate::packet::Packet;
 use crate::socket::{self, SOCK_RAW};
 
@@ -61,8 +62,7 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     let sk = full_socket(skb);
     let sender = sender(skb, sk, &endpoint);
     let mut packet = Packet::read(skb, ETHERNET_HEADER);
-    let mut known =
-        Known { origin: None, flow: None, bound: None, is_raw: false, is_opening: packet.is_opening(skb) };
+    let mut known = Known { origin: None, flow: None, is_raw: false, is_opening: packet.is_opening(skb) };
     let is_foreign = endpoint.is_foreign(packet.source);
     match sender {
         Sender::Judged => {
@@ -81,7 +81,6 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
                 if known.flow.is_some_and(flow::is_let_through) {
                     return None;
                 }
-                known.bound = known.flow.and_then(|_| socket::bound(sk));
             }
         }
         Sender::Unseen => {
@@ -152,23 +151,23 @@ fn judge_frame(
     sk: *mut bpf_sock,
 ) -> Option<i32> {
     // Payloads are read at egress. What egress has not seen shows nothing in a bare segment, else nothing readable.
-    let show = || match known_shown(sk, known) {
-        Some(shown) => shown,
-        None if packet.is_bare_segment(skb) => Shown::NOTHING,
-        None => Shown::UNREADABLE,
+    let told = match known.flow {
+        Some(_) => told::AS_READ,
+        None if packet.is_bare_segment(skb) => told::NOTHING,
+        None => told::UNREADABLE,
     };
-    let verdict = decide(endpoint, packet, known, event::now(), show).verdict;
+    let asker = Asker::Packet {
+        skb,
+        sk: if sk.is_null() { None } else { Some(sk) },
+        is_known: known.flow.is_some(),
+        told,
+    };
+    let verdict = decide(endpoint, packet, known, event::now(), asker).verdict;
     if !verdict.told() || is_last_segment(packet, known, skb) {
         return None;
     }
     event::deny_packet(endpoint, packet, &verdict, known.origin, hook::WIRE);
     if verdict.denied() { Some(SHOT) } else { None }
-}
-
-/// What egress has read of the flow, if the frame is of one.
-#[inline(always)]
-fn known_shown(sk: *mut bpf_sock, known: Known) -> Option<Shown> {
-    if known.flow.is_none() || sk.is_null() { None } else { Shown::of(sk) }
 }
 
 /// The reset that egress lets go when an edit has cut a connection.

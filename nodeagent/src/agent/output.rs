@@ -72,7 +72,7 @@ pub(super) async fn pump(
             if flow.kind == kind::DENY && flow.reason == reason::NAME_SHOWN {
                 node.end_denied(flow.endpoint);
             }
-            let line = describer.describe(flow, &node);
+            let line = describer.describe(&event, &node);
             drop(node);
             match lines.try_send(line) {
                 Ok(()) if lost > 0 => {
