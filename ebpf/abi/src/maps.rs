@@ -391,7 +391,8 @@ pub mod counter {
     pub const REPLIES: u32 = 6;
     /// Addresses learned from DNS, again or for the first time.
     pub const LEARNED: u32 = 7;
-    /// Addresses not learned because the endpoint's table, or the node's, was full.
+    /// Answers of which an address took the place of one that still counted, or found none: the endpoint's table, or the
+    /// node's, was full.
     pub const LEARNED_FULL: u32 = 8;
     /// Addresses of answers that no name may open: loopback, link-local, multicast, the node's own.
     pub const ADDRESSES_REFUSED: u32 = 9;

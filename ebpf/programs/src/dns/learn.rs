@@ -2,7 +2,7 @@
 //!
 //! An endpoint's part of the table is bounded and looks after itself: an address lies within [`LEARNED_PROBES`] places of
 //! its own one. What is written over is, in this order: the same pair, nothing, what ran out, what no rule of the policy
-//! in force names. If there is nothing of that kind the address is not learned, which denies it.
+//! in force names, and at last what was learned longest ago, which is closed by that and told.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::maps::lpm_trie::Key;
@@ -31,10 +31,11 @@ const MAX_TTL: u64 = 7 * 24 * 3600;
 /// How good a place is.
 mod rank {
     pub(super) const NONE: u64 = 0;
-    pub(super) const UNRULED: u64 = 1;
-    pub(super) const EXPIRED: u64 = 2;
-    pub(super) const EMPTY: u64 = 3;
-    pub(super) const SAME: u64 = 4;
+    pub(super) const LIVE: u64 = 1;
+    pub(super) const UNRULED: u64 = 2;
+    pub(super) const EXPIRED: u64 = 3;
+    pub(super) const EMPTY: u64 = 4;
+    pub(super) const SAME: u64 = 5;
 }
 
 /// What holds for all addresses of an answer.
@@ -64,6 +65,11 @@ pub fn try_learn(ctx: &SkBuffContext) -> Option<()> {
         let policy = endpoint::word(get(&held.slot) as u32).policy();
         let terms = Terms { now: event::now(), floor_ns, grace_ns, policy };
         learn_all(held, terms);
+        if get(&held.is_full) != 0 {
+            count(counter::LEARNED_FULL);
+            let told = Told { kind: kind::FORGOTTEN, hook: hook::INGRESS, is_outgoing: false, is_denied: false };
+            tell::tell(&packet, origin, room, &told);
+        }
     }
     room::release(room);
     // There may be more answers in the segment; a datagram holds one.
@@ -94,9 +100,6 @@ fn learn_all(room: &mut DnsRoom, terms: Terms) {
         }
         learn(room, found, terms);
     }
-    if get(&room.is_full) != 0 {
-        count(counter::LEARNED_FULL);
-    }
 }
 
 #[inline(always)]
@@ -117,7 +120,8 @@ fn learn(room: &mut DnsRoom, found: Found, terms: Terms) {
     };
     if done {
         count(counter::LEARNED);
-    } else {
+    }
+    if !done || rank == rank::LIVE {
         put(&mut room.is_full, 1);
     }
 }
@@ -126,6 +130,7 @@ fn learn(room: &mut DnsRoom, found: Found, terms: Terms) {
 #[inline(always)]
 fn find_place(room: &mut DnsRoom, address: [u64; 2], terms: Terms) {
     put(&mut room.rank, rank::NONE);
+    put(&mut room.oldest, u64::MAX);
     let first = learned_bucket(address);
     for probe in 0..LEARNED_PROBES {
         let bucket = (first + probe) & (LEARNED_BUCKETS - 1);
@@ -137,12 +142,16 @@ fn find_place(room: &mut DnsRoom, address: [u64; 2], terms: Terms) {
                 rank::SAME
             }
             Some(entry) => {
-                // SAFETY: a live element, an aligned word.
-                let until = unsafe { (*entry).until_ns };
+                // SAFETY: a live element, each field an aligned word.
+                let (until, learned) = unsafe { ((*entry).until_ns, (*entry).learned_ns) };
                 if until + terms.grace_ns < terms.now {
                     rank::EXPIRED
-                } else if get(&room.rank) == rank::NONE && !is_ruled(entry, terms.policy) {
+                } else if get(&room.rank) <= rank::LIVE && !is_ruled(entry, terms.policy) {
                     rank::UNRULED
+                } else if get(&room.rank) <= rank::LIVE && learned < get(&room.oldest) {
+                    put(&mut room.oldest, learned);
+                    put(&mut room.rank, rank::NONE);
+                    rank::LIVE
                 } else {
                     rank::NONE
                 }

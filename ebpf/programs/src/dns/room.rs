@@ -25,6 +25,7 @@ pub struct DnsRoom {
     /// What [`super::learn`] finds out on the way.
     pub place: u64,
     pub rank: u64,
+    pub oldest: u64,
     pub is_full: u64,
     /// Bytes of the message.
     pub length: u64,
