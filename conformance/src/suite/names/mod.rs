@@ -121,13 +121,16 @@ impl Run<'_> {
             ..Mount::default()
         };
         let spec = ContainerSpec {
-            command: vec!["/usr/bin/python3".to_owned(), "/etc/client.py".to_owned()],
+            command: vec!["/usr/bin/python3".to_owned(), "/client.py".to_owned()],
             mounts: vec![
                 mount("/usr", "/usr"),
                 mount("/usr/bin", "/bin"),
                 mount("/usr/lib", "/lib"),
                 mount("/usr/lib64", "/lib64"),
-                mount(&self.etc, "/etc"),
+                mount(&format!("{}/resolv.conf", self.etc), "/etc/resolv.conf"),
+                mount(&format!("{}/nsswitch.conf", self.etc), "/etc/nsswitch.conf"),
+                mount(&format!("{}/hosts", self.etc), "/etc/hosts"),
+                mount(&format!("{}/client.py", self.etc), "/client.py"),
             ],
             ..ContainerSpec::new(args[0], args.iter().copied())
         };

@@ -117,6 +117,8 @@ fn take_in(
     put(&mut held.slot, endpoint.slot.into());
     put(&mut held.response_code, question.response_code.into());
     put(&mut held.rounds, 0);
+    put(&mut held.learned_upto, 0);
+    put(&mut held.is_full, 0);
     held.learned.resolver = packet.source.bytes();
     let records = if question.response_code == 0 { question.answers } else { 0 };
     held.walk.begin(question.end.into(), records.into(), get(&held.length));

@@ -9,10 +9,10 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkBuffContext;
 use sluice_abi::{
     LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NO_POLICY, NameKey, counter, hook, kind,
-    learned_bucket,
+    learned_bucket, tail,
 };
 use sluice_parse::bits::{get, put};
-use sluice_parse::dns::{Found, MAX_ADDRESSES};
+use sluice_parse::dns::Found;
 
 use super::room::{self, DnsRoom};
 use super::tell::{self, Told};
@@ -20,13 +20,20 @@ use super::{answer, buffer};
 use crate::address::Address;
 use crate::endpoint;
 use crate::event;
-use crate::maps::{LEARNED, NAMES, NAMES_CONFIG, NODE_ADDRESSES, count};
+use crate::maps::{INGRESS_TAILS, LEARNED, NAMES, NAMES_CONFIG, NODE_ADDRESSES, count};
 use crate::packet::Packet;
 use crate::socket;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// A TTL that is longer counts as this: a week (RFC 8767, section 4).
 const MAX_TTL: u64 = 7 * 24 * 3600;
+
+/// Addresses between which the verifier starts anew.
+const ADDRESSES_AT_ONCE: u32 = 16;
+
+/// [`DnsRoom::is_full`]: something had to give way, and that is what is left to tell.
+const FULL: u64 = 1;
+const FULL_TO_TELL: u64 = 2;
 
 /// How good a place is.
 mod rank {
@@ -53,23 +60,19 @@ pub fn try_learn(ctx: &SkBuffContext) -> Option<()> {
     // SAFETY: `skb` is the program's context; the program before has written the number there.
     let (index, sk) = unsafe { ((*skb).cb[0], (*skb).__bindgen_anon_2.sk) };
     let room = room::held(index)?;
-    let packet = Packet::read(skb, 0);
-    let origin = if sk.is_null() { None } else { socket::origin(sk) };
-    let told = Told { kind: kind::ANSWER, hook: hook::INGRESS, is_outgoing: false, is_denied: false };
-    tell::tell(&packet, origin, room, &told);
     // SAFETY: the program before took the room and left it to this one.
     let held = unsafe { &mut *room };
-    if let Some(config) = NAMES_CONFIG.get_ptr(0) {
-        // SAFETY: a live array element, two words.
-        let (floor_ns, grace_ns) = unsafe { ((*config).floor_ns, (*config).grace_ns) };
-        let policy = endpoint::word(get(&held.slot) as u32).policy();
-        let terms = Terms { now: event::now(), floor_ns, grace_ns, policy };
-        learn_all(held, terms);
-        if get(&held.is_full) != 0 {
-            count(counter::LEARNED_FULL);
-            let told = Told { kind: kind::FORGOTTEN, hook: hook::INGRESS, is_outgoing: false, is_denied: false };
-            tell::tell(&packet, origin, room, &told);
-        }
+    let is_full = get(&held.is_full);
+    if get(&held.learned_upto) == 0 || is_full == FULL_TO_TELL {
+        let packet = Packet::read(skb, 0);
+        let origin = if sk.is_null() { None } else { socket::origin(sk) };
+        let kind = if is_full == FULL_TO_TELL { kind::FORGOTTEN } else { kind::ANSWER };
+        let told = Told { kind, hook: hook::INGRESS, is_outgoing: false, is_denied: false };
+        tell::tell(&packet, origin, room, &told);
+    }
+    if is_full != FULL_TO_TELL && learn_some(held) {
+        // SAFETY: one program of the same kind into another; the room's number is still there.
+        unsafe { INGRESS_TAILS.tail_call(ctx, tail::LEARN) };
     }
     room::release(room);
     // There may be more answers in the segment; a datagram holds one.
@@ -77,8 +80,14 @@ pub fn try_learn(ctx: &SkBuffContext) -> Option<()> {
     Some(())
 }
 
+/// Learns the next addresses. True if this program is to be run again.
 #[inline(always)]
-fn learn_all(room: &mut DnsRoom, terms: Terms) {
+fn learn_some(room: &mut DnsRoom) -> bool {
+    let Some(config) = NAMES_CONFIG.get_ptr(0) else { return false };
+    // SAFETY: a live array element, two words.
+    let (floor_ns, grace_ns) = unsafe { ((*config).floor_ns, (*config).grace_ns) };
+    let policy = endpoint::word(get(&room.slot) as u32).policy();
+    let terms = Terms { now: event::now(), floor_ns, grace_ns, policy };
     let learned = &mut room.learned;
     learned.learned_ns = terms.now;
     learned.name_length = room.question.name_length;
@@ -87,11 +96,12 @@ fn learn_all(room: &mut DnsRoom, terms: Terms) {
     learned.policy = NO_POLICY;
     learned.pad2 = 0;
     room.turn.copy_to(&mut learned.name);
-    put(&mut room.is_full, 0);
-    for index in 0..MAX_ADDRESSES as u64 {
+    for _ in 0..ADDRESSES_AT_ONCE {
+        let index = get(&room.learned_upto);
         if index >= room.walk.found() {
             break;
         }
+        put(&mut room.learned_upto, index + 1);
         let found = room.walk.address(index);
         let is_own = NODE_ADDRESSES.get_ptr(found.address).is_some();
         if is_own || Address::from_words(found.address).is_never_learned() {
@@ -100,6 +110,15 @@ fn learn_all(room: &mut DnsRoom, terms: Terms) {
         }
         learn(room, found, terms);
     }
+    if get(&room.learned_upto) < room.walk.found() {
+        return true;
+    }
+    if get(&room.is_full) == FULL {
+        count(counter::LEARNED_FULL);
+        put(&mut room.is_full, FULL_TO_TELL);
+        return true;
+    }
+    false
 }
 
 #[inline(always)]
@@ -122,7 +141,7 @@ fn learn(room: &mut DnsRoom, found: Found, terms: Terms) {
         count(counter::LEARNED);
     }
     if !done || rank == rank::LIVE {
-        put(&mut room.is_full, 1);
+        put(&mut room.is_full, FULL);
     }
 }
 

@@ -27,6 +27,8 @@ pub struct DnsRoom {
     pub rank: u64,
     pub oldest: u64,
     pub is_full: u64,
+    /// Addresses that [`super::learn`] is through with.
+    pub learned_upto: u64,
     /// Bytes of the message.
     pub length: u64,
     pub response_code: u64,

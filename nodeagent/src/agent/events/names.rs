@@ -30,7 +30,8 @@ pub(super) fn describe(event: &NameEvent, mut line: Line) -> Line {
             line.answers = Some(answers);
         }
         kind::FORGOTTEN => {
-            "the pod has learned too many names of an address: older ones were forgotten".clone_into(&mut line.reason);
+            "the pod has learned too many names of an address: older ones were forgotten"
+                .clone_into(&mut line.reason);
         }
         kind::TLS | kind::HTTP => shown_name(event.shown).clone_into(&mut line.reason),
         _ => {}
