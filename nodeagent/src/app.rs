@@ -28,6 +28,7 @@ const EXAMPLES: &str = "Examples:
   sluice agent --output json            the same, events as JSON lines
   sluice agent --posture log            judge and tell, but let everything pass
   sluice status                         what is governed, by what, since when
+  sluice dns shop/web                   what a pod has learned from DNS, from whom, until when
   sluice policy check policies/         errors and warnings of policy files
   sluice policy test --policy web.yaml --flow 'pod=shop/web dst=203.0.113.7 port=443'
   sluice detach                         take everything of Sluice out of the kernel";
@@ -43,6 +44,8 @@ enum Command {
     /// Exit codes: 0 ready, 1 running with errors in the policy directory or with pods that are not known any more, 3 no
     /// agent answers.
     Status(StatusArgs),
+    /// Show what a pod has learned from DNS: name, address, who answered, until when it counts.
+    Dns(DnsArgs),
     /// Take everything of Sluice out of the kernel: no pod is governed after it.
     Detach(DetachArgs),
     /// Check policies and try them out, without a kernel, an agent or root.
@@ -87,6 +90,13 @@ struct AgentArgs {
     /// between them [default: those of /run/systemd/resolve/resolv.conf or /etc/resolv.conf].
     #[arg(long, env = "SLUICE_RESOLVERS", value_name = "ADDRESS", value_delimiter = ',')]
     resolvers: Vec<IpAddr>,
+    /// Let an address that a name led to count for at least so many seconds.
+    #[arg(long, env = "SLUICE_DNS_FLOOR", value_name = "SECONDS", default_value_t = 5)]
+    dns_floor: u32,
+    /// Let it count so many seconds past its TTL, for clients that ask later than they should; a JVM keeps what it was
+    /// told for 30 seconds by default.
+    #[arg(long, env = "SLUICE_DNS_GRACE", value_name = "SECONDS", default_value_t = 30)]
+    dns_grace: u32,
     /// How events are printed on standard output.
     #[arg(long, short, env = "SLUICE_OUTPUT", value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -97,6 +107,18 @@ struct AgentArgs {
 
 #[derive(Debug, Args)]
 struct StatusArgs {
+    /// The agent's run directory.
+    #[arg(long, env = "SLUICE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// How it is printed.
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct DnsArgs {
+    /// The pod, as namespace/name.
+    pod: String,
     /// The agent's run directory.
     #[arg(long, env = "SLUICE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     run_dir: PathBuf,
@@ -196,6 +218,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Agent(args) => agent::run(options(*args)).map(|()| ExitCode::SUCCESS),
         Command::Status(args) => commands::status(&args.run_dir, args.output),
+        Command::Dns(args) => commands::dns::show(&args.run_dir, &args.pod, args.output),
         Command::Detach(args) => commands::detach(&args.bpffs, &args.run_dir),
         Command::Policy(command) => commands::policy::run(&command),
         Command::SelfTest(args) => {
@@ -236,6 +259,8 @@ fn options(args: AgentArgs) -> agent::Options {
         policies: args.policies,
         posture: args.posture.into(),
         output: args.output,
+        dns_floor: std::time::Duration::from_secs(args.dns_floor.into()),
+        dns_grace: std::time::Duration::from_secs(args.dns_grace.into()),
         resolvers: args.resolvers,
         node_name: args.node_name.unwrap_or_else(host),
     }

@@ -358,6 +358,8 @@ pub mod tail {
     pub const QUESTION: u32 = 0;
     /// At egress, `hello`: reads the first payload of a flow whose name rules ask for.
     pub const HELLO: u32 = 1;
+    /// At egress, `named`: judges the flow by it.
+    pub const NAMED: u32 = 2;
     /// At ingress, `answer`: reads what a resolver sends.
     pub const ANSWER: u32 = 0;
     /// At ingress, `walk`: reads the records of an answer.

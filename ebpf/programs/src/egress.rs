@@ -44,7 +44,8 @@ pub fn try_egress(ctx: &SkBuffContext) -> Option<i32> {
     Some(DROP)
 }
 
-/// Judges a packet by the name that it shows: the rest of [`try_egress`] for the first payload of a flow.
+/// Judges a packet by the name that it shows, which `hello` has read: the rest of [`try_egress`] for the first payload of a
+/// flow.
 #[inline(always)]
 pub fn judge_named(ctx: &SkBuffContext) -> Option<i32> {
     let skb = ctx.skb.skb;
@@ -54,9 +55,7 @@ pub fn judge_named(ctx: &SkBuffContext) -> Option<i32> {
         return None;
     }
     let mut packet = Packet::read(skb, 0);
-    let sk = full_socket(sk)?;
-    let told = hello::name_of(skb, &packet, sk);
-    let judged = judge_packet(skb, sk, &mut packet, told)?;
+    let judged = judge_packet(skb, full_socket(sk)?, &mut packet, told::READ)?;
     Some(if judged == Judged::Denied { DROP } else { PASS })
 }
 

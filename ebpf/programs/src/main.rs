@@ -5,7 +5,7 @@
 //! | `egress` | `cgroup_skb/egress` | judges every packet that a pod's socket sends | 5.10 |
 //! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
 //! | `question` | after `egress` | notes what is asked of a trusted resolver | 5.10 |
-//! | `hello` | after `egress` | reads the name that a flow shows, and judges the flow by it | 5.10 |
+//! | `hello`, `named` | after `egress` | read the name that a flow shows, and judge the flow by it | 5.10 |
 //! | `answer`, `walk`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
 //! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
@@ -66,7 +66,13 @@ fn question(ctx: SkBuffContext) -> i32 {
 
 #[cgroup_skb(egress)]
 fn hello(ctx: SkBuffContext) -> i32 {
-    hello::try_hello(&ctx).unwrap_or(PASS)
+    hello::try_hello(&ctx);
+    DROP
+}
+
+#[cgroup_skb(egress)]
+fn named(ctx: SkBuffContext) -> i32 {
+    egress::judge_named(&ctx).unwrap_or(PASS)
 }
 
 #[cgroup_skb(ingress)]

@@ -36,6 +36,8 @@ pub mod told {
     pub const UNREADABLE: u32 = 1;
     /// What was read of it, if anything: it is with the socket.
     pub const AS_READ: u32 = 2;
+    /// The same, after reading: what is not with the socket could not be read.
+    pub const READ: u32 = 3;
 }
 
 /// What a function answers when the verdict is in the room.
@@ -111,6 +113,7 @@ impl Shown {
                     let state = core::ptr::read_volatile(&raw const (*value).state);
                     Self { state, name: &raw const (*value).name }
                 },
+                None if told == told::READ => Self { state: shown::UNREADABLE, ..nothing },
                 None => nothing,
             },
         }

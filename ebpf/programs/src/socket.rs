@@ -10,7 +10,7 @@ use aya_ebpf::programs::SockContext;
 use sluice_abi::{BoundValue, FlowValue, OriginValue, ShownValue, counter};
 
 use crate::endpoint::Endpoint;
-use crate::maps::{BOUND, FLOWS, ORIGINS, SHOWN, count};
+use crate::maps::{BOUND, FLOWS, HELLOS, ORIGINS, SHOWN, count};
 
 /// `TCP_LISTEN` (include/net/tcp_states.h).
 pub const TCP_LISTEN: u32 = 10;
@@ -106,18 +106,22 @@ pub fn shown(sk: *mut bpf_sock) -> Option<*const ShownValue> {
 /// Forgets the names of the flow judged last.
 #[inline(always)]
 pub fn forget_names(sk: *mut bpf_sock) {
-    // SAFETY: `sk` is a socket of the program's context; deleting what is not there is an error that changes nothing.
-    unsafe {
-        bpf_sk_storage_delete(map(&BOUND), sk.cast());
-        bpf_sk_storage_delete(map(&SHOWN), sk.cast());
-    }
+    delete(&BOUND, sk);
+    delete(&SHOWN, sk);
+    delete(&HELLOS, sk);
 }
 
 /// Forgets the flow judged last.
 #[inline(always)]
 pub fn forget_flow(sk: *mut bpf_sock) {
+    delete(&FLOWS, sk);
+}
+
+/// Forgets what is kept with a socket in a map.
+#[inline(always)]
+pub fn delete<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) {
     // SAFETY: `sk` is a socket of the program's context; deleting what is not there is an error that changes nothing.
-    unsafe { bpf_sk_storage_delete(map(&FLOWS), sk.cast()) };
+    unsafe { bpf_sk_storage_delete(map(storage), sk.cast()) };
 }
 
 /// What is kept with a socket in a map, if anything is.

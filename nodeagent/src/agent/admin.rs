@@ -14,6 +14,7 @@ use sluice_policy::PolicySet;
 
 use super::Shared;
 use super::features::Feature;
+use super::learned::LearnedName;
 
 /// How long a command waits for the agent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,6 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Question {
     /// Everything that `sluice status` shows.
     Status,
+    /// What a pod has learned from DNS.
+    Dns {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// What the agent answers.
@@ -33,6 +41,8 @@ pub enum Question {
 pub enum Answer {
     /// To [`Question::Status`].
     Status(Box<Status>),
+    /// To [`Question::Dns`].
+    Dns(Vec<LearnedName>),
     /// The question was not taken.
     Refused(Refusal),
 }
@@ -126,6 +136,7 @@ impl From<Refusal> for Answer {
 /// Answers a command.
 pub(super) fn answer(shared: &Shared, question: &Question) -> Answer {
     match question {
+        Question::Dns { namespace, name } => super::learned::answer(shared, namespace, name),
         Question::Status => match status(shared) {
             Ok(status) => Answer::Status(Box::new(status)),
             Err(error) => Answer::Refused(Refusal::from(&error.into())),

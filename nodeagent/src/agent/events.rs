@@ -206,6 +206,9 @@ fn reason(event: &FlowEvent, index: u32, rules_known: bool, rule: Option<&RuleRe
     };
     let by = match (event.reason, rule) {
         (reason::POLICY_MISSING, _) => "its policy is not in the kernel".to_owned(),
+        (reason::QUESTION, _) => {
+            "a question for a name that no rule opens (dns.queries: RuleNames)".to_owned()
+        }
         (_, Some(rule)) => rule.to_string(),
         (_, None) if index == NO_RULE && event.policy == 0 => "no policy selects the pod".to_owned(),
         (_, None) if index == NO_RULE => "no rule matches".to_owned(),

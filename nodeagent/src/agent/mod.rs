@@ -25,6 +25,7 @@ pub mod cgroup;
 mod cutter;
 pub mod events;
 pub mod features;
+pub mod learned;
 mod netlink;
 pub mod node;
 mod output;
@@ -58,6 +59,10 @@ pub struct Options {
     pub posture: Posture,
     /// How events are printed.
     pub output: Format,
+    /// A TTL that is shorter counts as this.
+    pub dns_floor: Duration,
+    /// How long past its TTL an address still counts.
+    pub dns_grace: Duration,
     /// Whose answers are believed; none: those that the node's own configuration names.
     pub resolvers: Vec<IpAddr>,
     /// The node's name in events.
@@ -140,6 +145,8 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let resolvers = resolvers::Source::new(&options.resolvers);
     // Before any policy is compiled: rules by name open the way to them.
     node.set_resolvers(resolvers.read())?;
+    node.set_lifetimes(options.dns_floor, options.dns_grace)?;
+    node.find_own_addresses()?;
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;
     let loaded = directory.load();
@@ -208,6 +215,9 @@ async fn sweep(shared: Arc<Shared>, resolvers: resolvers::Source) -> anyhow::Res
         }
         if let Err(error) = shared.node().set_resolvers(resolvers.read()) {
             tracing::error!(%error, "cannot take up the resolvers that the node has now");
+        }
+        if let Err(error) = shared.node().find_own_addresses() {
+            tracing::error!(%error, "cannot take up the addresses that the node has now");
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::agent::admin::{self, Answer, AskError, Question, Status};
 use crate::agent::store;
 use crate::{datapath, selftest};
 
+pub mod dns;
 pub mod policy;
 
 /// Exit code of `status` when the agent runs, but the policy directory has errors or a pod is not known any more.
@@ -23,6 +24,7 @@ pub fn status(run_dir: &Path, format: Format) -> anyhow::Result<ExitCode> {
     let status = match admin::ask(run_dir, &Question::Status) {
         Ok(Answer::Status(status)) => status,
         Ok(Answer::Refused(refusal)) => bail!(refusal.message),
+        Ok(Answer::Dns(_)) => bail!("the agent answered another question; is it of another version?"),
         Err(error @ AskError::Unreachable { .. }) => {
             eprintln!("sluice: {error}");
             return Ok(ExitCode::from(EXIT_NO_AGENT));

@@ -58,9 +58,10 @@ const PROGRAMS: [(&str, AttachType); 7] = [
 ];
 
 /// The programs that others hand packets on to: by name, in which array, at which index.
-const TAILS: [(&str, &str, u32); 5] = [
+const TAILS: [(&str, &str, u32); 6] = [
     ("question", "EGRESS_TAILS", tail::QUESTION),
     ("hello", "EGRESS_TAILS", tail::HELLO),
+    ("named", "EGRESS_TAILS", tail::NAMED),
     ("answer", "INGRESS_TAILS", tail::ANSWER),
     ("walk", "INGRESS_TAILS", tail::WALK),
     ("learn", "INGRESS_TAILS", tail::LEARN),

@@ -26,8 +26,8 @@ mod phase {
     pub(super) const HOST_NAME: u64 = 16;
 }
 
-/// Steps for one packet: eight bytes of a value in a step, one byte of anything else.
-const MAX_STEPS: u32 = 1024;
+/// Steps between which the verifier starts anew: eight bytes of a value in a step, one byte of anything else.
+const STEPS_AT_ONCE: u32 = 128;
 
 /// What a header's name is compared to, as far as it has come.
 const HOST: [u64; 4] = [b'h' as u64, b'o' as u64, b's' as u64, b't' as u64];
@@ -36,14 +36,14 @@ const HOST: [u64; 4] = [b'h' as u64, b'o' as u64, b's' as u64, b't' as u64];
 const VERSION: u64 = u64::from_le_bytes(*b" HTTP/1.");
 
 impl Hello {
-    /// Reads on in a request from where the last piece ended.
+    /// Reads on in a request. None if there is more to do.
     #[inline(always)]
-    pub(super) fn read_request(&mut self) -> Result<u8, Unreadable> {
+    pub(super) fn read_request(&mut self) -> Result<Option<u8>, Unreadable> {
         let have = get(&self.have);
-        for _ in 0..MAX_STEPS {
+        for _ in 0..STEPS_AT_ONCE {
             let at = get(&self.scanned);
             if at >= have {
-                return Ok(if get(&self.name_length) == 0 { shown::MORE } else { shown::SO_FAR });
+                return Ok(Some(self.shows(shown::MORE, shown::SO_FAR)));
             }
             let is_long = matches!(get(&self.phase), phase::REQUEST_LINE | phase::VALUE);
             if is_long && at + 8 <= have && !has_control(self.bytes.raw_long(at)) {
@@ -56,10 +56,15 @@ impl Hello {
             }
             put(&mut self.scanned, at + 1);
             if self.scan(at, byte)? {
-                return Ok(if get(&self.name_length) == 0 { shown::NONE } else { shown::NAME });
+                return Ok(Some(self.shows(shown::NONE, shown::NAME)));
             }
         }
-        Err(Unreadable)
+        Ok(None)
+    }
+
+    #[inline(always)]
+    fn shows(&self, none: u8, name: u8) -> u8 {
+        if get(&self.name_length) == 0 { none } else { name }
     }
 
     /// Takes in a byte; true if it ends the headers.

@@ -44,6 +44,8 @@ pub trait Source {
 pub struct Hello {
     /// For whoever puts packets in order: the number of the first byte that has not been added.
     pub next: u64,
+    /// Likewise: 1 once that is known.
+    pub is_begun: u64,
     /// One of [`shown`].
     state: u64,
     /// One of [`shown_by`].
@@ -74,6 +76,7 @@ impl Hello {
     pub const fn new() -> Self {
         Self {
             next: 0,
+            is_begun: 0,
             state: shown::MORE as u64,
             by: shown_by::NOTHING as u64,
             have: 0,
@@ -110,22 +113,57 @@ impl Hello {
         self.turn.length() as u8
     }
 
-    /// Adds `length` bytes of payload at `offset` of a packet, which follow what was added before, and reads on. Gives
-    /// the state.
+    /// Adds `length` bytes of payload at `offset` of a packet, which follow what was added before.
     #[inline(always)]
-    pub fn add(&mut self, source: &impl Source, offset: u64, length: u64) -> u8 {
-        let state = match self.state() {
-            shown::MORE | shown::SO_FAR => self.read_on(source, offset, length).unwrap_or(shown::UNREADABLE),
-            state => state,
+    pub fn add(&mut self, source: &impl Source, offset: u64, length: u64) {
+        if self.is_open() && self.take(source, offset, length).is_err() {
+            put(&mut self.state, shown::UNREADABLE.into());
+        }
+    }
+
+    /// Reads on in what was added. True if that is to be done again.
+    #[inline(always)]
+    pub fn read(&mut self) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        let read = match get(&self.by) as u8 {
+            shown_by::TLS => self.read_hello(),
+            shown_by::HTTP => self.read_request(),
+            _ => Ok(Some(shown::MORE)),
+        };
+        let state = match read {
+            Ok(None) => return true,
+            Ok(Some(state)) => self.with_name(state).unwrap_or(shown::UNREADABLE),
+            Err(Unreadable) => shown::UNREADABLE,
         };
         put(&mut self.state, state.into());
-        state
+        false
+    }
+
+    /// Is nothing said for good yet?
+    #[inline(always)]
+    fn is_open(&self) -> bool {
+        matches!(self.state(), shown::MORE | shown::SO_FAR)
+    }
+
+    /// Turns the name round, if there is one.
+    #[inline(always)]
+    fn with_name(&mut self, state: u8) -> Result<u8, Unreadable> {
+        if get(&self.have) >= KEPT && matches!(state, shown::MORE | shown::SO_FAR) {
+            return Err(Unreadable);
+        }
+        if matches!(state, shown::NAME | shown::SO_FAR) {
+            let (at, length) = (get(&self.name_at), get(&self.name_length));
+            self.turn.text(&self.bytes, at, length)?;
+        }
+        Ok(state)
     }
 
     #[inline(always)]
-    fn read_on(&mut self, source: &impl Source, offset: u64, length: u64) -> Result<u8, Unreadable> {
+    fn take(&mut self, source: &impl Source, offset: u64, length: u64) -> Result<(), Unreadable> {
         if length == 0 {
-            return Ok(self.state());
+            return Ok(());
         }
         if get(&self.by) == shown_by::NOTHING.into() {
             let mut first = 0_u8;
@@ -140,18 +178,7 @@ impl Hello {
             };
             put(&mut self.by, by.into());
         }
-        self.load(source, offset, length)?;
-        let is_tls = get(&self.by) == shown_by::TLS.into();
-        let state = if is_tls { self.read_hello()? } else { self.read_request()? };
-        let is_full = get(&self.have) >= KEPT;
-        if is_full && matches!(state, shown::MORE | shown::SO_FAR) {
-            return Err(Unreadable);
-        }
-        if matches!(state, shown::NAME | shown::SO_FAR) {
-            let (at, length) = (get(&self.name_at), get(&self.name_length));
-            self.turn.text(&self.bytes, at, length)?;
-        }
-        Ok(state)
+        self.load(source, offset, length)
     }
 
     /// Takes in what a packet holds, without the headers of TLS records.

@@ -25,7 +25,12 @@ const SERVER_NAME_HEADER: u64 = 5;
 impl Hello {
     /// Reads what has come of a hello, from its start.
     #[inline(always)]
-    pub(super) fn read_hello(&mut self) -> Result<u8, Unreadable> {
+    pub(super) fn read_hello(&mut self) -> Result<Option<u8>, Unreadable> {
+        self.server_name_of_hello().map(Some)
+    }
+
+    #[inline(always)]
+    fn server_name_of_hello(&mut self) -> Result<u8, Unreadable> {
         put(&mut self.name_at, 0);
         put(&mut self.is_encrypted, 0);
         let have = get(&self.have);

@@ -1,4 +1,4 @@
-//! `learn`, after `answer`: the addresses that a name leads to, written down for the whole pod.
+//! `learn`, after `walk`: the addresses that a name leads to, written down for the whole pod.
 //!
 //! An endpoint's part of the table is bounded and looks after itself: an address lies within [`LEARNED_PROBES`] places of
 //! its own one. What is written over is, in this order: the same pair, nothing, what ran out, what no rule of the policy
@@ -8,17 +8,21 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkBuffContext;
 use sluice_abi::{
-    LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NO_POLICY, NameKey, counter, learned_bucket,
+    LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NO_POLICY, NameKey, counter, hook, kind,
+    learned_bucket,
 };
 use sluice_parse::bits::{get, put};
 use sluice_parse::dns::{Found, MAX_ADDRESSES};
 
 use super::room::{self, DnsRoom};
+use super::tell::{self, Told};
 use super::{answer, buffer};
 use crate::address::Address;
 use crate::endpoint;
 use crate::event;
 use crate::maps::{LEARNED, NAMES, NAMES_CONFIG, NODE_ADDRESSES, count};
+use crate::packet::Packet;
+use crate::socket;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// A TTL that is longer counts as this: a week (RFC 8767, section 4).
@@ -44,10 +48,15 @@ struct Terms {
 
 #[inline(always)]
 pub fn try_learn(ctx: &SkBuffContext) -> Option<()> {
-    // SAFETY: `answer` has written it.
-    let index = unsafe { (*buffer(ctx)).cb[0] };
+    let skb = buffer(ctx);
+    // SAFETY: `skb` is the program's context; the program before has written the number there.
+    let (index, sk) = unsafe { ((*skb).cb[0], (*skb).__bindgen_anon_2.sk) };
     let room = room::held(index)?;
-    // SAFETY: `answer` took the room and left it to this program.
+    let packet = Packet::read(skb, 0);
+    let origin = if sk.is_null() { None } else { socket::origin(sk) };
+    let told = Told { kind: kind::ANSWER, hook: hook::INGRESS, is_outgoing: false, is_denied: false };
+    tell::tell(&packet, origin, room, &told);
+    // SAFETY: the program before took the room and left it to this one.
     let held = unsafe { &mut *room };
     if let Some(config) = NAMES_CONFIG.get_ptr(0) {
         // SAFETY: a live array element, two words.

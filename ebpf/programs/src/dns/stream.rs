@@ -100,6 +100,15 @@ pub fn follow(
     if get(&state.state) == OPEN { Some((streams, number)) } else { None }
 }
 
+/// No question on this connection is to be read any more.
+#[inline(always)]
+pub fn refuse(sk: *mut bpf_sock) {
+    if let Some(streams) = socket::get(&STREAMS, sk) {
+        // SAFETY: live socket storage; one socket sends from one CPU at a time.
+        put(unsafe { &mut (*streams).questions.is_lost }, 1);
+    }
+}
+
 /// The streams of a connection that was followed.
 #[inline(always)]
 pub fn known(sk: *mut bpf_sock) -> Option<*mut Streams> {

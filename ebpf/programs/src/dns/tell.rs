@@ -19,6 +19,8 @@ pub struct Told {
     pub hook: u8,
     /// The packet goes to the resolver.
     pub is_outgoing: bool,
+    /// It was refused.
+    pub is_denied: bool,
 }
 
 /// Tells of a message. Question, endpoint, code and addresses are in the room.
@@ -45,6 +47,8 @@ pub fn tell(packet: &Packet, origin: Option<*const OriginValue>, room: *const Dn
         return;
     };
     let event = entry.as_mut_ptr();
+    let (action, reason) =
+        if told.is_denied { (action::DENY, reason::QUESTION) } else { (action::ALLOW, reason::POLICY) };
     // SAFETY: the entry has room for an event, of which every field is written; the caller holds the room.
     unsafe {
         (&raw mut (*event).flow).write(FlowEvent {
@@ -60,10 +64,10 @@ pub fn tell(packet: &Packet, origin: Option<*const OriginValue>, room: *const Dn
             protocol: packet.protocol,
             kind: told.kind,
             hook: told.hook,
-            reason: reason::POLICY,
+            reason,
             ruling: RulingValue {
-                applied: action::ALLOW,
-                reported: action::ALLOW,
+                applied: action,
+                reported: action,
                 flags: 0,
                 applied_rule: NO_RULE,
                 reported_rule: NO_RULE,

@@ -1,16 +1,13 @@
 //! `walk`, after `answer`: the records of an answer, [`STEPS_AT_ONCE`] steps at a time.
 
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{counter, hook, kind, tail};
+use sluice_abi::{counter, tail};
 use sluice_parse::bits::{get, put};
 use sluice_parse::dns::{ROUNDS, STEPS_AT_ONCE, Step};
 
+use super::buffer;
 use super::room::{self, DnsRoom};
-use super::tell::{self, Told};
-use super::{answer, buffer};
 use crate::maps::{INGRESS_TAILS, count};
-use crate::packet::Packet;
-use crate::socket;
 
 /// Hands a packet on whose answer is in a room. Comes back only where that fails.
 #[inline(always)]
@@ -24,30 +21,18 @@ pub fn hand_on(ctx: &SkBuffContext, room: u32) {
 
 #[inline(always)]
 pub fn try_walk(ctx: &SkBuffContext) -> Option<()> {
-    let skb = buffer(ctx);
     // SAFETY: the program before has written it.
-    let index = unsafe { (*skb).cb[0] };
+    let index = unsafe { (*buffer(ctx)).cb[0] };
     let room = room::held(index)?;
     // SAFETY: the program before took the room and left it to this one.
-    let held = unsafe { &mut *room };
-    if walk(held) {
+    if walk(unsafe { &mut *room }) {
         hand_on(ctx, index);
         // Too long a chain of programs: what has been found counts.
         count(counter::DNS_UNREADABLE);
     }
-    let packet = Packet::read(skb, 0);
-    let told = Told { kind: kind::ANSWER, hook: hook::INGRESS, is_outgoing: false };
-    // SAFETY: `skb` is the program's context.
-    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
-    let origin = if sk.is_null() { None } else { socket::origin(sk) };
-    tell::tell(&packet, origin, room, &told);
-    if held.walk.found() != 0 {
-        // SAFETY: as in `hand_on`; the room's number is still there.
-        unsafe { INGRESS_TAILS.tail_call(ctx, tail::LEARN) };
-    }
+    // SAFETY: one program of the same kind into another; the room's number is still there. It gives the room back.
+    unsafe { INGRESS_TAILS.tail_call(ctx, tail::LEARN) };
     room::release(room);
-    // There may be more answers in the segment; a datagram holds one.
-    answer::hand_on(ctx);
     Some(())
 }
 

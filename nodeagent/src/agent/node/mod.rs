@@ -42,6 +42,7 @@ use super::unregistered::{Found, Network};
 use crate::datapath::{Datapath, DatapathError, Ruleset, address_bytes};
 
 mod error;
+mod names;
 mod reconcile;
 
 pub use error::{Invalid, NodeError};
@@ -96,6 +97,8 @@ pub struct Node {
     retired: Vec<Retired>,
     names: HashMap<u32, Arc<[RuleRef]>>,
     resolvers: Resolvers,
+    /// The addresses that the kernel knows as the node's own.
+    own_addresses: BTreeSet<IpAddr>,
     cuts: Sender<Cut>,
 }
 
@@ -114,6 +117,7 @@ impl Node {
         let mut node = Self {
             cuts,
             resolvers: Resolvers::default(),
+            own_addresses: BTreeSet::new(),
             datapath,
             store,
             hierarchy,
