@@ -97,7 +97,7 @@ fn transport(flow: &Flow, over_ipv6: bool) -> (u8, Vec<u8>) {
             match &flow.names.shown {
                 None => {}
                 Some(Shown::Name(name)) => {
-                    header.extend(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").bytes())
+                    header.extend(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").bytes());
                 }
                 Some(Shown::Unreadable) => header.extend([0; 16]),
             }
