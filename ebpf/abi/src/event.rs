@@ -82,10 +82,16 @@ pub struct FlowEvent {
     pub ruling: RulingValue,
     /// One of [`crate::opaque`].
     pub opaque: u8,
+    /// Which name led to the destination: its place among those of `LEARNED` where the address may lie, from 1; or
+    /// [`BOUND_NAME`]; or 0 if none did.
+    pub name: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
     /// Command name of the process, padded with zeros.
     pub comm: [u8; 16],
 }
+
+/// [`FlowEvent::name`] of the name that the flow has been allowed by before.
+pub const BOUND_NAME: u8 = u8::MAX;
 
 const _: () = assert!(size_of::<FlowEvent>() == 104);

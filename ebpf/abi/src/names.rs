@@ -76,8 +76,8 @@ pub const fn learned_bucket(address: [u64; 2]) -> u32 {
 
 /// An address as two words as they lie in memory.
 pub const fn address_words(address: [u8; 16]) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+    // SAFETY: 16 initialised bytes either way, and any of them are two words.
+    unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(address) }
 }
 
 /// Key of `RESOLVERS`. The value is a word of [`resolver`].

@@ -38,6 +38,12 @@ impl Address {
         Self { high: word(words[0], words[1]), low: word(words[2], words[3]) }
     }
 
+    /// Does something with both words.
+    #[inline(always)]
+    pub fn map(self, each: impl Fn(u64) -> u64) -> Self {
+        Self { high: each(self.high), low: each(self.low) }
+    }
+
     /// The form that keys and events hold.
     #[inline(always)]
     pub fn bytes(self) -> [u8; 16] {

@@ -55,10 +55,7 @@ pub fn judge_named(ctx: &SkBuffContext) -> Option<i32> {
         return None;
     }
     let mut packet = Packet::read(skb, 0);
-    let sk = full_socket(sk)?;
-    // What could not be kept is as good as unread.
-    let told = if socket::shown(sk).is_some() { told::AS_READ } else { told::UNREADABLE };
-    let judged = judge_packet(skb, sk, &mut packet, told)?;
+    let judged = judge_packet(skb, full_socket(sk)?, &mut packet, told::READ)?;
     Some(if judged == Judged::Denied { DROP } else { PASS })
 }
 
@@ -97,24 +94,19 @@ fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, tol
     // SAFETY: a full socket, whose fields the verifier lets us read.
     let is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
     let known = Known { origin, flow, is_raw, is_opening: packet.is_opening(skb) };
-    // What a raw socket writes is no flow.
-    let told = match (is_raw, packet.is_bare_segment(skb)) {
-        (true, false) => told::UNREADABLE,
-        (true, true) => told::NOTHING,
-        (false, _) => told,
-    };
-    let asker = Asker::Packet { skb, sk: Some(sk), is_known: flow.is_some(), told };
+    let is_kept = has_one_peer(sk, packet);
+    // What a raw socket writes is no flow, whatever it shows.
+    let told = if is_raw { told::UNREADABLE } else { told };
+    let asker = Asker::Packet { skb, is_known: flow.is_some(), is_kept, told };
     let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now, asker);
     if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
         touch_own(packet_key(&endpoint, packet), now, verdict.denied());
     }
     // SAFETY: live socket storage, never changed once it is there.
     let was_allowed = flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });
-    if has_one_peer(sk, packet, is_reply) {
+    // A reply by datagram is judged each time: its evidence runs out.
+    if is_kept && !(is_reply && packet.class == class::UDP) {
         flow::remember(sk, &endpoint, packet, &verdict, is_reply, flow);
-        if verdict.state == state::SETTLED && !verdict.name.is_null() {
-            socket::bind(sk, verdict.name);
-        }
     }
     // The end of a connection that an edit cut, so that the peer does not wait for more. It carries nothing.
     if verdict.denied() && was_allowed && packet.tcp_flags(skb) & TCP_RST != 0 && packet.is_bare_segment(skb)
@@ -133,16 +125,15 @@ fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, tol
     })
 }
 
-/// Does the socket send to this one place only, so that the verdict can be kept with it? A raw socket never does. A reply
-/// by datagram is judged each time: its evidence runs out.
+/// Does the socket send to this one place only, so that the verdict can be kept with it? A raw socket never does.
 #[inline(always)]
-fn has_one_peer(sk: *mut bpf_sock, packet: &Packet, is_reply: bool) -> bool {
+fn has_one_peer(sk: *mut bpf_sock, packet: &Packet) -> bool {
     // SAFETY: a full socket, whose fields the verifier lets us read.
     let (state, kind) = unsafe { ((*sk).state, (*sk).type_) };
     kind != SOCK_RAW
         && match packet.class {
             class::TCP => state != TCP_LISTEN,
-            class::UDP => state == TCP_ESTABLISHED && !is_reply,
+            class::UDP => state == TCP_ESTABLISHED,
             _ => false,
         }
 }

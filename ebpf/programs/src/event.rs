@@ -5,11 +5,7 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use aya_ebpf::helpers::generated::{bpf_ringbuf_reserve, bpf_ringbuf_submit};
-use sluice_abi::{
-    BoundValue, BudgetValue, DenialKey, DenialValue, FlowEvent, NAME_SIZE, NameEvent, OriginValue, counter,
-    kind,
-};
+use sluice_abi::{BudgetValue, DenialKey, DenialValue, OriginValue, counter, kind};
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
@@ -119,18 +115,14 @@ fn emit(
         count(counter::EVENTS_OVER_BUDGET);
         return;
     }
-    let size = if verdict.name.is_null() { size_of::<FlowEvent>() } else { size_of::<NameEvent>() };
-    // Written in place: on the stack there is no room for it.
-    // SAFETY: the entry has room for what is written: the part about names only if there is a name, which is then a live
-    // element. It is submitted once.
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        count(counter::EVENTS_LOST);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the entry has room for the whole, of which every field is written; an origin is live socket storage. Written
+    // in place: on the stack there is no room for it.
     unsafe {
-        let events = core::ptr::from_ref(&EVENTS).cast_mut().cast();
-        let entry: *mut NameEvent = bpf_ringbuf_reserve(events, size as u64, 0).cast();
-        if entry.is_null() {
-            count(counter::EVENTS_LOST);
-            return;
-        }
-        let event = &raw mut (*entry).flow;
         (*event).time_ns = now;
         (*event).endpoint = endpoint.id;
         (*event).repeats = repeats;
@@ -145,7 +137,8 @@ fn emit(
         (*event).reason = verdict.reason;
         (*event).ruling = verdict.ruling;
         (*event).opaque = subject.opaque;
-        (*event).pad = [0; 3];
+        (*event).name = verdict.name;
+        (*event).pad = [0; 2];
         if let Some(origin) = origin {
             (*event).pid = (*origin).pid;
             (*event).comm = (*origin).comm;
@@ -153,35 +146,8 @@ fn emit(
             (*event).pid = 0;
             (*event).comm = [0; 16];
         }
-        if !verdict.name.is_null() {
-            write_name(entry, verdict.name);
-        }
-        bpf_ringbuf_submit(entry.cast(), 0);
     }
-}
-
-/// Writes the rest of an event about a flow that has a name.
-///
-/// # Safety
-///
-/// `event` has room for a whole one, `name` points at a live element.
-#[inline(always)]
-unsafe fn write_name(event: *mut NameEvent, name: *const BoundValue) {
-    // SAFETY: the caller's; both names lie at multiples of 4.
-    unsafe {
-        // VERIFIER: word by word, or LLVM would call a function for it, and 5.10 then follows every number exactly.
-        let rest = (&raw mut (*event).dns_type).cast::<u32>();
-        for index in
-            0..(core::mem::offset_of!(NameEvent, name) - core::mem::offset_of!(NameEvent, dns_type)) / 4
-        {
-            core::ptr::write_volatile(rest.add(index), 0);
-        }
-        core::ptr::write_volatile(&raw mut (*event).pad2, 0);
-        let (to, from) = ((&raw mut (*event).name).cast::<u32>(), (&raw const (*name).name).cast::<u32>());
-        for index in 0..NAME_SIZE / 4 {
-            core::ptr::write_volatile(to.add(index), *from.add(index));
-        }
-    }
+    entry.submit(0);
 }
 
 /// May the endpoint give another event in this second?

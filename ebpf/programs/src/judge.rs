@@ -1,16 +1,16 @@
 //! The verdict: two longest-prefix look-ups, however many rules there are.
 
-use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::maps::lpm_trie::Key;
 use sluice_abi::{
-    AddressKey, BoundValue, NO_POLICY, NO_RULE, NO_STEPS, PortKey, PortValue, RulingValue, SlotWord, action,
-    counter, reason, state,
+    AddressKey, NO_POLICY, NO_RULE, NO_STEPS, PortKey, PortValue, RulingValue, SlotWord, action, counter,
+    reason, state,
 };
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
 use crate::maps::{ADDRESSES, PORTS, count};
-use crate::names::{self, outcome, told};
+use crate::names::{self, told};
 use crate::room;
 
 /// What is judged.
@@ -33,8 +33,8 @@ pub struct Verdict {
     pub reason: u8,
     /// One of [`state`]: where the flow stands with this verdict.
     pub state: u8,
-    /// A name that led to the address; null if none did, or none matters.
-    pub name: *const BoundValue,
+    /// The name that led to the address, as [`sluice_abi::FlowEvent::name`] has it.
+    pub name: u8,
 }
 
 impl Verdict {
@@ -42,7 +42,7 @@ impl Verdict {
     #[inline(always)]
     fn plain(word: SlotWord, ruling: RulingValue, reason: u8) -> Self {
         let state = if ruling.applied == action::ALLOW { state::SETTLED } else { state::DENIED };
-        Self { word, ruling, reason, state, name: core::ptr::null() }
+        Self { word, ruling, reason, state, name: 0 }
     }
 
     /// The verdict on a reply.
@@ -79,9 +79,10 @@ pub enum Asker {
     /// A packet and its socket.
     Packet {
         skb: *mut __sk_buff,
-        sk: Option<*mut bpf_sock>,
         /// It is of the flow that is kept with the socket.
         is_known: bool,
+        /// The verdict will be kept with the socket.
+        is_kept: bool,
         /// One of [`names::told`].
         told: u32,
     },
@@ -133,28 +134,28 @@ fn by_names(
     found.address = subject.address.words();
     found.policy = word.policy();
     found.base = value.steps;
-    found.ruling.flags = value.ruling.flags;
+    let without = Verdict::plain(word, value.ruling, reason::POLICY);
+    found.ruling = without.ruling;
+    found.reason = without.reason.into();
+    found.state = without.state.into();
+    found.name = 0;
     let port = PortKey { list: 0, class: subject.class, pad: 0, port: subject.port.to_be_bytes() };
     found.port_key = Key::new(PortKey::BITS, port);
-    let outcome = match asker {
+    let answer = match asker {
         Asker::Call => {
-            (found.told, found.is_bound) = (told::NOTHING, 0);
+            (found.told, found.is_known, found.binds) = (told::NOTHING, 0, 0);
             names::names_of_call(room)
         }
-        Asker::Packet { skb, is_known, told, .. } => {
-            (found.told, found.is_bound) = (told, u32::from(is_known));
+        Asker::Packet { skb, is_known, is_kept, told } => {
+            (found.told, found.is_known, found.binds) = (told, u32::from(is_known), u32::from(is_kept));
             names::names_of_packet(skb, room)
         }
     };
-    match outcome {
-        outcome::JUDGED => {
-            let sk = if let Asker::Packet { sk, is_known: true, .. } = asker { sk } else { None };
-            let (reason, state) = (found.reason as u8, found.state as u8);
-            Some(Verdict { word, ruling: found.ruling, reason, state, name: names::name_of(found, sk) })
-        }
-        outcome::UNLEARNED => Some(Verdict::plain(word, value.ruling, reason::POLICY)),
-        _ => None,
+    if answer != names::JUDGED {
+        return None;
     }
+    let (reason, state, name) = (found.reason as u8, found.state as u8, found.name as u8);
+    Some(Verdict { word, ruling: found.ruling, reason, state, name })
 }
 
 #[inline(always)]

@@ -10,9 +10,9 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::maps::lpm_trie::Key;
 use sluice_abi::{
-    BoundValue, Firsts, LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NAME_SIZE, NO_LIST,
-    NO_RULE, NO_STEPS, NameBytes, NameKey, PortKey, RulingValue, StepsKey, StepsValue, action, class, first,
-    learned_bucket, reason, shown, state,
+    BOUND_NAME, BoundValue, Firsts, LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NAME_SIZE,
+    NO_LIST, NO_RULE, NO_STEPS, NameBytes, NameKey, PortKey, RulingValue, StepsKey, StepsValue, action,
+    class, first, learned_bucket, reason, shown, state,
 };
 
 use crate::event;
@@ -36,17 +36,14 @@ pub mod told {
     pub const UNREADABLE: u32 = 1;
     /// What was read of it, if anything: it is with the socket.
     pub const AS_READ: u32 = 2;
+    /// The same, after reading: what is not with the socket could not be read.
+    pub const READ: u32 = 3;
 }
 
-/// What came of it.
-pub mod outcome {
-    /// It is in the room.
-    pub const JUDGED: u32 = 0;
-    /// The address was learned from no name: its own ruling stands.
-    pub const UNLEARNED: u32 = 1;
-    /// The policy is not in the maps any more.
-    pub const MISSING: u32 = 2;
-}
+/// What a function answers when the verdict is in the room.
+pub const JUDGED: u32 = 0;
+/// What it answers when the policy is not in the maps any more.
+const MISSING: u32 = 1;
 
 /// What is asked, and what was found.
 #[repr(C)]
@@ -61,18 +58,22 @@ pub struct Found {
     pub base: u32,
     /// One of [`told`].
     pub told: u32,
-    /// 1 if the packet is of the flow that the socket is bound to a name for.
-    pub is_bound: u32,
+    /// 1 if the packet is of the flow that is kept with the socket, so of the one that a name may be kept for.
+    pub is_known: u32,
+    /// 1 if the name by which the flow is allowed is to be kept with the socket.
+    pub binds: u32,
     /// Class and port; the list is filled in.
     pub port_key: Key<PortKey>,
-    /// The verdict.
+    /// The verdict: to begin with, what is ruled without names.
     pub ruling: RulingValue,
     /// One of [`reason`].
     pub reason: u32,
     /// One of [`state`].
     pub state: u32,
-    /// Which of the candidates gives the flow its name, or [`NOBODY`]: 0 is the name that it is bound to.
+    /// The name of the flow, as [`sluice_abi::FlowEvent::name`] has it.
     pub name: u32,
+    /// Which of the candidates that is, or [`NOBODY`].
+    named: u32,
     learned_key: LearnedKey,
     steps_key: StepsKey,
     /// What comes first for the name that is being tried.
@@ -112,6 +113,7 @@ impl Shown {
                     let state = core::ptr::read_volatile(&raw const (*value).state);
                     Self { state, name: &raw const (*value).name }
                 },
+                None if told == told::READ => Self { state: shown::UNREADABLE, ..nothing },
                 None => nothing,
             },
         }
@@ -147,24 +149,10 @@ pub extern "C" fn names_of_packet(skb: *mut __sk_buff, room: u32) -> u32 {
 
 #[inline(always)]
 fn in_room(room: u32, sk: Option<*mut bpf_sock>) -> u32 {
-    let Some(found) = room::found(room) else { return outcome::MISSING };
+    let Some(found) = room::found(room) else { return MISSING };
     // SAFETY: the caller holds the room.
     let found = unsafe { &mut *found };
-    match judge(found, sk) {
-        Some(outcome) => outcome,
-        None => outcome::MISSING,
-    }
-}
-
-/// The name that the outcome in a room speaks of.
-#[inline(always)]
-pub fn name_of(found: &mut Found, sk: Option<*mut bpf_sock>) -> *const BoundValue {
-    let name = match found.name {
-        NOBODY => None,
-        0 => sk.and_then(socket::bound),
-        place => found.entry(place).map(bound_part),
-    };
-    name.map_or(core::ptr::null(), <*mut BoundValue>::cast_const)
+    if judge(found, sk).is_some() { JUDGED } else { MISSING }
 }
 
 impl Found {
@@ -185,7 +173,7 @@ impl Found {
 
 /// Rules about the flow in the room. `None` if the policy is gone.
 #[inline(always)]
-fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<u32> {
+fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<()> {
     found.steps_key.policy = found.policy;
     found.learned_key.endpoint = found.endpoint;
     found.learned_key.pad = 0;
@@ -195,19 +183,17 @@ fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<u32> {
     found.unread = found.learned;
     found.differs = 0;
     found.shown = NOBODY;
-    found.name = NOBODY;
+    found.named = NOBODY;
     let shown = Shown::of(found.told, sk);
-    let bound = if found.is_bound != 0 { sk.and_then(socket::bound) } else { None };
+    let bound = if found.is_known != 0 { sk.and_then(socket::bound) } else { None };
     find(bound, shown, found)?;
-    if found.name == NOBODY {
-        return Some(outcome::UNLEARNED);
+    if found.named == NOBODY {
+        return Some(());
     }
-    found.reason = reason::POLICY.into();
+    found.name = if found.named == 0 { BOUND_NAME.into() } else { found.named };
     if found.port_key.data.class != class::TCP || found.differs == 0 {
         settle(found, |found| &found.unread);
-        return Some(outcome::JUDGED);
-    }
-    if shown.state == shown::MORE {
+    } else if shown.state == shown::MORE {
         found.reason = reason::NAME_AWAITED.into();
         settle(found, |found| &found.unread);
         // VERIFIER: constant bound, so that 5.10 can follow it.
@@ -231,10 +217,18 @@ fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<u32> {
             settle(found, |found| &found.unread);
         }
     }
-    if found.state == state::SETTLED.into() && matches!(shown.state, shown::MORE | shown::SO_FAR) {
+    if found.reason != reason::POLICY.into()
+        && found.state == state::SETTLED.into()
+        && matches!(shown.state, shown::MORE | shown::SO_FAR)
+    {
         found.state = state::OPENING.into();
     }
-    Some(outcome::JUDGED)
+    if found.state == state::SETTLED.into() && found.binds != 0 && found.named != 0 {
+        if let (Some(sk), Some(entry)) = (sk, found.entry(found.named)) {
+            socket::bind(sk, bound_part(entry));
+        }
+    }
+    Some(())
 }
 
 /// Reads what was learned of the address. `None` if the policy is gone.
@@ -264,12 +258,12 @@ fn find(bound: Option<*mut BoundValue>, shown: Shown, found: &mut Found) -> Opti
         };
         let steps = candidate_steps(name, found)?;
         found.steps[candidate] = steps;
-        if found.name == NOBODY {
-            found.name = candidate as u32;
+        if found.named == NOBODY {
+            found.named = candidate as u32;
         }
         if shown.is_name() && is_equal(name, shown.name) {
             found.shown = steps;
-            found.name = candidate as u32;
+            found.named = candidate as u32;
         }
         if steps != NO_STEPS {
             let added = found.steps_of(steps)?;

@@ -4,6 +4,8 @@
 //! IP in IP. Sockets do not send these unless asked to, and a source route, for one, puts the wrong address where the
 //! destination stands.
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use sluice_abi::{class, opaque};
@@ -105,7 +107,34 @@ impl Packet {
         } else {
             Some(Self { opaque: opaque::NOT_IP, ..Self::malformed() })
         };
-        read.unwrap_or(Self::malformed())
+        read.unwrap_or(Self::malformed()).forgotten(skb)
+    }
+
+    /// The same packet.
+    ///
+    /// VERIFIER: there are dozens of ways through the reading, each of which knows some field for certain. Whatever comes
+    /// after would be followed for each of them; so they are made to forget it.
+    #[inline(always)]
+    fn forgotten(self, skb: *mut __sk_buff) -> Self {
+        // SAFETY: `skb` is the program's context.
+        let any = u64::from(unsafe { (*skb).len });
+        let forget = |value: u64| {
+            let mut value = value;
+            // SAFETY: adds a number and takes it away again.
+            unsafe { asm!("{0} += {1}", "{0} -= {1}", inout(reg) value, in(reg) any) };
+            value
+        };
+        Self {
+            source: self.source.map(forget),
+            destination: self.destination.map(forget),
+            source_port: forget(self.source_port.into()) as u16,
+            destination_port: forget(self.destination_port.into()) as u16,
+            protocol: forget(self.protocol.into()) as u8,
+            class: forget(self.class.into()) as u8,
+            opaque: forget(self.opaque.into()) as u8,
+            version: forget(self.version.into()) as u8,
+            transport: forget(self.transport.into()) as u32,
+        }
     }
 
     /// The source of an IP packet, and nothing else of it.

@@ -103,7 +103,7 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     if is_foreign && packet.class != class::OPAQUE {
         packet.distrust(opaque::FOREIGN_SOURCE);
     }
-    judge_frame(&endpoint, &packet, known, skb, sk)
+    judge_frame(&endpoint, &packet, known, skb)
 }
 
 /// Notes who speaks to the pod.
@@ -143,25 +143,10 @@ fn sender(skb: *mut __sk_buff, sk: *mut bpf_sock, endpoint: &Endpoint) -> Sender
 }
 
 #[inline(always)]
-fn judge_frame(
-    endpoint: &Endpoint,
-    packet: &Packet,
-    known: Known,
-    skb: *mut __sk_buff,
-    sk: *mut bpf_sock,
-) -> Option<i32> {
-    // Payloads are read at egress. What egress has not seen shows nothing in a bare segment, else nothing readable.
-    let told = match known.flow {
-        Some(_) => told::AS_READ,
-        None if packet.is_bare_segment(skb) => told::NOTHING,
-        None => told::UNREADABLE,
-    };
-    let asker = Asker::Packet {
-        skb,
-        sk: if sk.is_null() { None } else { Some(sk) },
-        is_known: known.flow.is_some(),
-        told,
-    };
+fn judge_frame(endpoint: &Endpoint, packet: &Packet, known: Known, skb: *mut __sk_buff) -> Option<i32> {
+    // Payloads are read at egress. What egress keeps no flow for shows nothing that can be read.
+    let told = if known.flow.is_some() { told::AS_READ } else { told::UNREADABLE };
+    let asker = Asker::Packet { skb, is_known: known.flow.is_some(), is_kept: false, told };
     let verdict = decide(endpoint, packet, known, event::now(), asker).verdict;
     if !verdict.told() || is_last_segment(packet, known, skb) {
         return None;

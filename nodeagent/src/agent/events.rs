@@ -132,7 +132,7 @@ impl Describer {
             dst: destination,
             dport: has_ports.then_some(event.remote_port),
             proto: protocol_name(event.protocol, destination),
-            domain: None,
+            domain: node.domain(event),
             dns_type: None,
             dns_code: None,
             answers: None,

@@ -455,14 +455,7 @@ pub enum Event {
 
 /// Reads an event out of the ring buffer's bytes.
 pub fn read_event(bytes: &[u8]) -> Option<Event> {
-    let name = read_as(bytes).map(|mut event: NameEvent| {
-        // Where only the name is at hand, its end tells its length.
-        if event.name_length == 0 {
-            event.name_length = event.name.iter().take_while(|byte| **byte != 0).count() as u8;
-        }
-        Event::Name(event)
-    });
-    name.or_else(|| read_as(bytes).map(Event::Flow))
+    read_as(bytes).map(Event::Name).or_else(|| read_as(bytes).map(Event::Flow))
 }
 
 fn read_as<T: aya::Pod>(bytes: &[u8]) -> Option<T> {

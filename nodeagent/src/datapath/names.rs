@@ -127,6 +127,24 @@ impl Datapath {
         Ok(found)
     }
 
+    /// The name that led an endpoint to an address, by its place as [`FlowEvent::name`] has it; any of its names, if the
+    /// place tells of none.
+    ///
+    /// [`FlowEvent::name`]: sluice_abi::FlowEvent::name
+    pub fn learned_name(&self, cgroup: u64, address: [u8; 16], place: u8) -> Option<String> {
+        let first = learned_bucket(address_words(address));
+        let at = |place: u32| {
+            let bucket = (first + place - 1) & (LEARNED_BUCKETS - 1);
+            let value = self.names.learned.get(&LearnedKey { endpoint: cgroup, bucket, pad: 0 }, 0).ok()?;
+            (value.address == address).then(|| name_text(&value.name, value.name_length))
+        };
+        match u32::from(place) {
+            0 => None,
+            place @ 1..=LEARNED_PROBES => at(place),
+            _ => (1..=LEARNED_PROBES).find_map(at),
+        }
+    }
+
     /// Writes down what an address was learned from, in place of what was known of it: for a test of the programs.
     pub fn plant_learned(
         &mut self,

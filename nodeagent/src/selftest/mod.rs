@@ -20,8 +20,8 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use sluice_policy::arbitrary::{Case, Size, random_case, random_flow, rng};
 use sluice_policy::{
-    Action, Compiled, Flow, FlowProtocol, PolicySet, Posture, RuleAction, Selection, Shown, compile,
-    evaluate, select,
+    Action, Compiled, Flow, FlowProtocol, PolicySet, Posture, RuleAction, Selection, compile, evaluate,
+    select,
 };
 
 use crate::agent::cgroup::Hierarchy;
@@ -159,10 +159,6 @@ fn compare(
 
 /// A flow as a packet can show it: protocols that are opaque by themselves have no plain form.
 fn canonical(mut flow: Flow) -> Flow {
-    // Without any payload nothing is shown yet; a payload of zeros shows no name.
-    if flow.names.shown.is_some() {
-        flow.names.shown = Some(Shown::Unreadable);
-    }
     if let FlowProtocol::Other(number) = flow.protocol {
         let over_ipv6 = flow.destination.to_canonical().is_ipv6();
         let always_opaque = matches!(number, 4 | 41)

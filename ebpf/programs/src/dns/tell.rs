@@ -73,7 +73,8 @@ pub fn tell(packet: &Packet, origin: Option<*const OriginValue>, room: *const Dn
                 reported_rule: NO_RULE,
             },
             opaque: opaque::NONE,
-            pad: [0; 3],
+            name: 0,
+            pad: [0; 2],
             comm,
         });
         (*event).dns_type = (*room).question.kind;

@@ -298,18 +298,19 @@ impl Compiled {
         };
         let (whatever, unread) = (fold(|steps| &steps.learned), fold(|steps| &steps.unread));
         let showing =
-            |steps: &Option<&Steps>| walk(&steps.map_or(whatever, |steps| merged(&whatever, &steps.shown)));
+            |steps: Option<&Steps>| walk(&steps.map_or(whatever, |steps| merged(&whatever, &steps.shown)));
         if class != Class::Tcp {
             return walk(&unread);
         }
         match &flow.names.shown {
             Some(Shown::Name(name)) => {
                 let place = learned.iter().position(|learned| learned == name);
-                place.map_or_else(|| walk(&unread), |place| showing(&steps[place]))
+                place.map_or_else(|| walk(&unread), |place| showing(steps[place]))
             }
             Some(Shown::Unreadable) => walk(&unread),
             None => {
-                let mut any = steps.iter().map(showing).filter(|ruling| ruling.applied == Action::Allow);
+                let mut any =
+                    steps.iter().copied().map(showing).filter(|ruling| ruling.applied == Action::Allow);
                 any.next().unwrap_or_else(|| walk(&unread))
             }
         }

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{ConversationKey, MAX_CGROUP_LEVEL, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NO_POLICY};
+use sluice_abi::{ConversationKey, FlowEvent, MAX_CGROUP_LEVEL, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NO_POLICY};
 use sluice_api::{Add, Attachment, Pod};
 use sluice_policy::{Compiled, PodInfo, PolicySet, Posture, RuleRef, Selection, World, select};
 
@@ -412,6 +412,11 @@ impl Node {
     /// The endpoint of a cgroup id, and the rule of a verdict there, as an event names them.
     pub fn record(&self, cgroup: u64) -> Option<&Record> {
         self.endpoints.get(&cgroup).map(|endpoint| &endpoint.record)
+    }
+
+    /// The name that led an endpoint to the destination of an event.
+    pub fn domain(&self, event: &FlowEvent) -> Option<String> {
+        self.datapath.learned_name(event.endpoint, event.remote, event.name)
     }
 
     /// The names of a compiled policy's rules, also for a while after it is gone.
