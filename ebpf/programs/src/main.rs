@@ -37,6 +37,7 @@ mod names;
 mod packet;
 mod room;
 mod socket;
+mod tell;
 mod wire;
 
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier};

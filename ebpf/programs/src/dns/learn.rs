@@ -15,7 +15,6 @@ use sluice_parse::bits::{get, put};
 use sluice_parse::dns::Found;
 
 use super::room::{self, DnsRoom};
-use super::tell::{self, Told};
 use super::{answer, buffer};
 use crate::address::Address;
 use crate::endpoint;
@@ -23,6 +22,7 @@ use crate::event;
 use crate::maps::{INGRESS_TAILS, LEARNED, NAMES, NAMES_CONFIG, NODE_ADDRESSES, count};
 use crate::packet::Packet;
 use crate::socket;
+use crate::tell::{self, Told};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// A TTL that is longer counts as this: a week (RFC 8767, section 4).
@@ -68,7 +68,7 @@ pub fn try_learn(ctx: &SkBuffContext) -> Option<()> {
         let origin = if sk.is_null() { None } else { socket::origin(sk) };
         let kind = if is_full == FULL_TO_TELL { kind::FORGOTTEN } else { kind::ANSWER };
         let told = Told { kind, hook: hook::INGRESS, is_outgoing: false, is_denied: false };
-        tell::tell(&packet, origin, room, &told);
+        tell::message(&packet, origin, room, &told);
     }
     if is_full != FULL_TO_TELL && learn_some(held) {
         // SAFETY: one program of the same kind into another; the room's number is still there.

@@ -26,7 +26,6 @@ pub mod learn;
 pub mod question;
 mod room;
 mod stream;
-mod tell;
 pub mod walk;
 
 pub use room::DnsRoom;

@@ -13,13 +13,13 @@ use sluice_parse::dns::{Direction, MAX_MESSAGE, PORT, Question, read_question};
 
 use super::room::{self, DnsRoom};
 use super::stream::{self, Segment, Taken};
-use super::tell::{self, Told};
 use super::{buffer, is_trusted};
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::maps::{ADDRESSES, EGRESS_TAILS, NAMES, PORTS, QUESTIONS, count};
 use crate::packet::Packet;
 use crate::socket;
+use crate::tell::{self, Told};
 use crate::{DROP, PASS};
 
 /// What a packet holds.
@@ -91,7 +91,7 @@ pub fn try_question(ctx: &SkBuffContext) -> Option<i32> {
     if is_refused || question.is_ok() {
         let kind = if is_refused { kind::DENY } else { kind::QUESTION };
         let told = Told { kind, hook: hook::EGRESS, is_outgoing: true, is_denied: is_refused };
-        tell::tell(&packet, socket::origin(sk), room, &told);
+        tell::message(&packet, socket::origin(sk), room, &told);
     }
     room::release(room);
     if is_refused {
