@@ -56,7 +56,7 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     eprintln!("names: {} fresh names", options.names);
     run.fresh(&pod, "", "1").await?;
     eprintln!("names: names that flows show");
-    run.shown(&pod).await?;
+    run.shown(&agent, &pod).await?;
     eprintln!("names: lies, and {} broken messages", options.broken);
     run.lies(&agent, &pod).await?;
     eprintln!("names: restricted questions");
@@ -217,7 +217,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn shown(&mut self, pod: &Pod) -> Result<()> {
+    async fn shown(&mut self, agent: &Agent, pod: &Pod) -> Result<()> {
         let passed = [
             "right SNI",
             "right SNI in mixed case",
@@ -241,7 +241,29 @@ impl Run<'_> {
             .into_iter()
             .chain(cut.map(|what| (what, "cut".into())))
             .collect();
-        self.expect(pod, &["shown"], &wanted).await
+        self.expect(pod, &["shown"], &wanted).await?;
+        for (kind, domain) in [
+            ("tls", "pay.web.test"),
+            ("tls", "other.example"),
+            ("http", "pay.web.test"),
+            ("http", "other.example"),
+        ] {
+            let told = |event: &Value| event["kind"] == kind && event["domain"] == domain;
+            let event = agent.wait_for_event(LIMIT, told).await?;
+            let what = format!("event of {domain} shown by {kind}");
+            self.report.equal(&what, event["reason"].clone(), "", "it shows this name");
+        }
+        for port in [443, 80] {
+            let denied = |event: &Value| event["action"] == "deny" && event["dport"] == port;
+            let event = agent.wait_for_event(LIMIT, denied).await?;
+            self.report.equal(
+                &format!("event of a cut flow to {port}"),
+                event["dst"].clone(),
+                "",
+                "203.0.113.80",
+            );
+        }
+        Ok(())
     }
 
     async fn lies(&mut self, agent: &Agent, pod: &Pod) -> Result<()> {
