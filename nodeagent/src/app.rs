@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::agent::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, Format};
 use crate::commands::agent::AgentArgs;
+use crate::commands::dns::DnsArgs;
 use crate::commands::observe::ObserveArgs;
 use crate::commands::pods::PodsArgs;
 use crate::commands::policy::PolicyCommand;
@@ -33,6 +34,7 @@ const EXAMPLES: &str = "Examples:
   sluice status                         what is governed, by what, since when
   sluice pods -n shop                   the governed pods of a namespace
   sluice observe --verdict deny         follow what is denied
+  sluice dns shop/web                   what a pod has learned from DNS, from whom, until when
   sluice policy check policies/         errors and warnings of policy files
   sluice policy test --policy web.yaml --flow 'pod=shop/web dst=203.0.113.7 port=443'
   sluice detach                         take everything of Sluice out of the kernel";
@@ -49,6 +51,8 @@ enum Command {
     Pods(PodsArgs),
     /// Follow the events of a running agent.
     Observe(Box<ObserveArgs>),
+    /// Show what a pod has learned from DNS: name, address, who answered, until when it counts.
+    Dns(DnsArgs),
     /// Take everything of Sluice out of the kernel: no pod is governed after it.
     ///
     /// The run directory goes as well. The policies stay, and their last good copies in the state directory.
@@ -147,6 +151,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => commands::status::run(&args),
         Command::Pods(args) => commands::pods::run(&args),
         Command::Observe(args) => commands::observe::run(*args),
+        Command::Dns(args) => commands::dns::run(args),
         Command::Detach(args) => commands::detach(&args.bpffs, &args.run_dir),
         Command::Policy(command) => commands::policy::run(&command),
         Command::SelfTest(args) => {

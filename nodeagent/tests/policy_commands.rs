@@ -310,6 +310,36 @@ fn test_resolves_peers_in_the_world() {
 }
 
 #[test]
+fn test_judges_by_names() {
+    let policy = "apiVersion: sluice.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: web, namespace: shop}\n\
+                  spec: {podSelector: {}, rules: [{action: Allow, to: [{domainNames: [api.stripe.com]}]}]}\n";
+    let files = directory(&[("web.yaml", policy), ("world.yaml", "resolvers: [10.96.0.10]\n")]);
+    let flows = [
+        ("domain=api.stripe.com", "allow", "0"),
+        ("domain=other.test,API.Stripe.com. shown=api.stripe.com", "allow", "0"),
+        ("domain=api.stripe.com shown=other.test", "deny", "default"),
+        ("domain=api.stripe.com shown=none", "deny", "default"),
+        ("", "deny", "default"),
+        ("port=53 dst=10.96.0.10 proto=udp", "allow", "implied DNS"),
+    ];
+    let rest =
+        |text: &str| if text.contains("dst=") { "" } else { "dst=203.0.113.7 port=443 " }.to_owned() + text;
+    let lines: Vec<String> = flows.iter().map(|(flow, ..)| format!("pod=shop/x {}", rest(flow))).collect();
+    let args = ["test", "--policy", "web.yaml", "--world", "world.yaml", "--output", "json", "--flow", "-"];
+    let output = sluice(files.path(), &args, &lines.join("\n"));
+    assert_eq!((code(&output), err(&output)), (1, ""));
+    for (line, (flow, action, rule)) in json_lines(&output).iter().zip(flows) {
+        assert_eq!((&line["action"], &line["rule"]), (&json!(action), &json!(rule)), "{flow}");
+    }
+    let lines = json_lines(&output);
+    let asked = &lines[1]["flow"];
+    assert_eq!(
+        (&asked["domain"], &asked["shown"]),
+        (&json!("other.test,api.stripe.com"), &json!("api.stripe.com"))
+    );
+}
+
+#[test]
 fn test_refuses_a_bad_flow_and_goes_on() {
     let files = directory(&[("web.yaml", WEB)]);
     let flows = "pod=shop/web label.app=web dst=192.0.2.1 port=80\n\n{\"pod\":\"shop/web\"}\n{oops\n\

@@ -15,6 +15,7 @@ pub mod first_packet;
 pub mod flood;
 pub mod inbound;
 pub mod meaning;
+pub mod names;
 pub mod operate;
 pub mod smoke;
 pub mod soak;

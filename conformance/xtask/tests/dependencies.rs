@@ -13,6 +13,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sluice-api", &[]),
     ("sluice-policy", &[]),
     ("sluice-ebpf-build", &[]),
+    ("sluice-parse", &["sluice-abi"]),
     ("sluice-cni", &["sluice-api"]),
     ("sluice", &["sluice-abi", "sluice-api", "sluice-policy", "sluice-ebpf-build"]),
     // It runs built programs, and knows nothing of what is inside them.

@@ -8,6 +8,16 @@ pub mod kind {
     pub const CONNECT: u8 = 1;
     /// A flow was denied, or would be if audited policies were enforced.
     pub const DENY: u8 = 2;
+    /// A name was asked for: a [`crate::NameEvent`], as are the following.
+    pub const QUESTION: u8 = 3;
+    /// A trusted resolver answered a question.
+    pub const ANSWER: u8 = 4;
+    /// Addresses of an answer found no place, or took the place of some learned before them.
+    pub const FORGOTTEN: u8 = 7;
+    /// A `ClientHello` showed a name, or none.
+    pub const TLS: u8 = 5;
+    /// An HTTP/1 request showed a name, or none.
+    pub const HTTP: u8 = 6;
 }
 
 /// Where in the datapath an event was made: [`FlowEvent::hook`].
@@ -20,6 +30,8 @@ pub mod hook {
     pub const EGRESS: u8 = 3;
     /// The host's end of the pod's link.
     pub const WIRE: u8 = 4;
+    /// `cgroup_skb/ingress`.
+    pub const INGRESS: u8 = 5;
 }
 
 /// Why a verdict fell: [`FlowEvent::reason`].
@@ -28,6 +40,12 @@ pub mod reason {
     pub const POLICY: u8 = 1;
     /// The compiled policy was not in the maps: denied, to be safe.
     pub const POLICY_MISSING: u8 = 2;
+    /// A question for a name that no rule could open, under `dns.queries: RuleNames`, or one that cannot be read.
+    pub const QUESTION: u8 = 3;
+    /// As [`POLICY`], if the flow goes on to show a name that it may: it has shown none yet.
+    pub const NAME_AWAITED: u8 = 4;
+    /// As [`POLICY`], for the name that the flow shows, or because it shows none that can be read.
+    pub const NAME_SHOWN: u8 = 5;
 }
 
 /// One judged flow.
@@ -64,10 +82,16 @@ pub struct FlowEvent {
     pub ruling: RulingValue,
     /// One of [`crate::opaque`].
     pub opaque: u8,
+    /// Which name led to the destination: its place among those of `LEARNED` where the address may lie, from 1; or
+    /// [`BOUND_NAME`]; or 0 if none did.
+    pub name: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
     /// Command name of the process, padded with zeros.
     pub comm: [u8; 16],
 }
+
+/// [`FlowEvent::name`] of the name that the flow has been allowed by before.
+pub const BOUND_NAME: u8 = u8::MAX;
 
 const _: () = assert!(size_of::<FlowEvent>() == 104);

@@ -8,28 +8,45 @@
 //! one number together: a slot's word names a policy in the tries, and a judged flow names a word. Where `REPLIES` or `OWN`
 //! are made anew, datagrams that came in before are not known any more to be answered: raise theirs with care.
 
-/// `SLOTS`, `ADDRESSES`, `PORTS` and `FLOWS`.
-pub const VERDICTS: u32 = if cfg!(feature = "rehearsal") { 2 } else { 1 };
+/// `SLOTS`, `ADDRESSES`, `PORTS`, `STEPS`, `NAMES` and `FLOWS`.
+pub const VERDICTS: u32 = if cfg!(feature = "rehearsal") { 3 } else { 2 };
 /// `ENDPOINTS`.
 pub const ENDPOINTS: u32 = if cfg!(feature = "rehearsal") { 2 } else { 1 };
 /// `COUNTERS`.
-pub const COUNTERS: u32 = if cfg!(feature = "rehearsal") { 2 } else { 1 };
+pub const COUNTERS: u32 = if cfg!(feature = "rehearsal") { 3 } else { 2 };
+/// `STREAMS`, `ROOMS` and the arrays of programs, for what one program leaves to the next.
+pub const TAILS: u32 = 1;
 
 /// Every map by its name in the object, with the number of its layout.
-pub const MAPS: [(&str, u32); 15] = [
+pub const MAPS: [(&str, u32); 30] = [
     ("CONFIG", 1),
     ("ENDPOINTS", ENDPOINTS),
     ("SLOTS", VERDICTS),
     ("ADDRESSES", VERDICTS),
     ("PORTS", VERDICTS),
+    ("STEPS", VERDICTS),
     ("LINKS", 1),
     ("HEARD", 1),
     ("FLOWS", VERDICTS),
+    ("BOUND", 1),
     ("ORIGINS", 1),
     ("REPLIES", 1),
     ("OWN", 1),
     ("DENIALS", 1),
     ("BUDGETS", 1),
     ("COUNTERS", COUNTERS),
-    ("EVENTS", 1),
+    ("EVENTS", 2),
+    ("NAMES_CONFIG", 1),
+    ("NAMES", VERDICTS),
+    ("RESOLVERS", 1),
+    ("NODE_ADDRESSES", 1),
+    ("QUESTIONS", 1),
+    ("LEARNED", 1),
+    ("STREAMS", TAILS),
+    ("HELLOS", 1),
+    ("SHOWN", 1),
+    ("ROOMS", TAILS),
+    ("NAME_ROOMS", 1),
+    ("EGRESS_TAILS", TAILS),
+    ("INGRESS_TAILS", TAILS),
 ];

@@ -7,14 +7,16 @@
 //! Addresses are 16 bytes in network order; IPv4 is written as IPv4-mapped IPv6 (RFC 4291, section 2.5.5.2). Ports are
 //! in host order unless a field says otherwise.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 pub mod event;
 pub mod layout;
 pub mod maps;
+pub mod names;
 
 pub use event::*;
 pub use maps::*;
+pub use names::*;
 
 /// How pins are laid out and named. Part of their path.
 pub const ABI_VERSION: u32 = 1;

@@ -4,10 +4,12 @@
 //! ENDPOINTS  cgroup id ──► slot, own addresses
 //! SLOTS      slot ──► policy id and generation in one word: the only thing that a policy change flips
 //! ADDRESSES  (policy id, address), longest prefix ──► list id
-//! PORTS      (list id, class, port), longest prefix ──► ruling
+//! PORTS      (list id, class, port), longest prefix ──► ruling, and where names can change it the number of its steps
+//! STEPS      (policy id, number) ──► the first step of each tier, to be put together with those of names
 //! LINKS      interface index of the host's end of a pod's link ──► cgroup id
 //! HEARD      (that interface, remote) ──► when the remote last sent anything by it
 //! FLOWS      socket ──► the ruling of its one flow, good for one generation
+//! BOUND      socket ──► the name by which its flow was allowed, which counts for as long as the flow lives
 //! ORIGINS    socket ──► who opened it, and in which direction
 //! REPLIES    (endpoint, remote, local port) ──► when the peer last spoke, in a conversation that it began
 //! OWN        (endpoint, remote, local port) ──► when the pod last spoke, in a conversation that it began
@@ -120,7 +122,68 @@ impl PortKey {
     pub const BITS: u32 = 64;
 }
 
-/// What the policies say of an address and a port: value of `PORTS`.
+/// Value of `PORTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortValue {
+    /// What is ruled if no name changes it. In a list of names of no account.
+    pub ruling: RulingValue,
+    /// The number of the steps behind it, or [`NO_STEPS`].
+    pub steps: u32,
+}
+
+/// [`PortValue::steps`] where no name can change the ruling, or where a name adds nothing.
+pub const NO_STEPS: u32 = 0;
+
+/// Key of `STEPS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepsKey {
+    /// Policy id.
+    pub policy: u32,
+    /// The number, from 1.
+    pub steps: u32,
+}
+
+/// For each tier what comes first for the applied verdict, then for the reported one: each a value of [`first`]. The least
+/// of several lists' is what comes first in all of them.
+pub type Firsts = [u32; 6];
+
+/// Value of `STEPS`. For an address all three are the same, and hold the tiers' defaults.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepsValue {
+    /// The flow shows the name.
+    pub shown: Firsts,
+    /// The flow shows no name from which the address was learned.
+    pub unread: Firsts,
+    /// The address was learned from the name, whatever the flow shows.
+    pub learned: Firsts,
+}
+
+/// A rule as [`Firsts`] hold it: its index above, what it does in the lowest bits.
+pub mod first {
+    /// No step of the tier matches, and it has no default.
+    pub const NONE: u32 = u32::MAX;
+    /// Bits of the action.
+    pub const ACTION: u32 = 3;
+    /// Bits below the index.
+    pub const SHIFT: u32 = 2;
+    /// The flow may go.
+    pub const ALLOW: u32 = 0;
+    /// It may not.
+    pub const DENY: u32 = 1;
+    /// The next tier is asked.
+    pub const PASS: u32 = 2;
+}
+
+/// Bits of [`RulingValue::flags`].
+pub mod ruling {
+    /// The pod may ask its resolvers only for names whose entry in `NAMES` says so: [`crate::named::OPENS`].
+    pub const RESTRICTS_QUERIES: u16 = 1;
+}
+
+/// What the policies say of an address and a port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RulingValue {
@@ -128,8 +191,8 @@ pub struct RulingValue {
     pub applied: u8,
     /// What would be done if audited policies were enforced.
     pub reported: u8,
-    /// Zero.
-    pub pad: u16,
+    /// Bits of [`ruling`].
+    pub flags: u16,
     /// The rule behind `applied`, an index into the compiled policy's rules, or [`crate::NO_RULE`].
     pub applied_rule: u32,
     /// The rule behind `reported`.
@@ -142,6 +205,18 @@ pub mod direction {
     pub const OWN: u8 = 0;
     /// By its peer: the pod only answers.
     pub const REPLY: u8 = 1;
+}
+
+/// Where a judged flow stands: [`FlowValue::state`].
+pub mod state {
+    /// Allowed for good: its packets are looked at no more until the policy changes.
+    pub const SETTLED: u8 = 0;
+    /// Allowed so far. Rules ask for the name that its first payload shows.
+    pub const OPENING: u8 = 1;
+    /// Allowed, and each of its packets is looked at: it goes to port 53.
+    pub const READ: u8 = 2;
+    /// Denied.
+    pub const DENIED: u8 = 3;
 }
 
 /// The judged flow of a socket: value of `FLOWS`. Never changed once it is there: a new verdict is a new value.
@@ -171,8 +246,22 @@ pub struct FlowValue {
     pub was_allowed: u8,
     /// IP version: 4 or 6.
     pub version: u8,
+    /// One of [`state`].
+    pub state: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
+}
+
+/// The name by which a flow was allowed: value of `BOUND`. It is its own key for `NAMES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundValue {
+    /// [`crate::NameKey::BITS`].
+    pub prefix_length: u32,
+    /// The policy under which the name was looked up last.
+    pub policy: u32,
+    /// The name, reversed.
+    pub name: crate::NameBytes,
 }
 
 /// Bits of [`OriginValue::flags`].
@@ -262,11 +351,30 @@ pub struct BudgetValue {
     pub given: u64,
 }
 
+/// Indices of `EGRESS_TAILS` and `INGRESS_TAILS`: the programs that a packet is handed on to, each with a budget of its own
+/// with the verifier.
+pub mod tail {
+    /// At egress, `question`: reads what is sent to a resolver.
+    pub const QUESTION: u32 = 0;
+    /// At egress, `hello`: reads the first payload of a flow whose name rules ask for.
+    pub const HELLO: u32 = 1;
+    /// At egress, `named`: judges the flow by it.
+    pub const NAMED: u32 = 2;
+    /// At ingress, `answer`: reads what a resolver sends.
+    pub const ANSWER: u32 = 0;
+    /// At ingress, `walk`: reads the records of an answer.
+    pub const WALK: u32 = 2;
+    /// At ingress, `learn`: writes down the addresses of an answer.
+    pub const LEARN: u32 = 1;
+    /// How many there may be.
+    pub const COUNT: u32 = 4;
+}
+
 /// Indices of `COUNTERS`, per CPU.
 pub mod counter {
     /// Packets that a rehearsed program judged.
     #[cfg(feature = "rehearsal")]
-    pub const REHEARSED: u32 = 7;
+    pub const REHEARSED: u32 = 14;
     /// Events that found the ring buffer full.
     pub const EVENTS_LOST: u32 = 0;
     /// Events held back by an endpoint's budget.
@@ -281,8 +389,23 @@ pub mod counter {
     pub const ALLOWED: u32 = 5;
     /// Replies that passed on evidence.
     pub const REPLIES: u32 = 6;
+    /// Addresses learned from DNS, again or for the first time.
+    pub const LEARNED: u32 = 7;
+    /// Answers of which an address took the place of one that still counted, or found none: the endpoint's table, or the
+    /// node's, was full.
+    pub const LEARNED_FULL: u32 = 8;
+    /// Addresses of answers that no name may open: loopback, link-local, multicast, the node's own.
+    pub const ADDRESSES_REFUSED: u32 = 9;
+    /// DNS messages that cannot be read.
+    pub const DNS_UNREADABLE: u32 = 10;
+    /// Answers to nobody's question.
+    pub const DNS_UNASKED: u32 = 11;
+    /// Questions refused: no rule could open the name.
+    pub const QUESTIONS_REFUSED: u32 = 12;
+    /// First payloads whose name cannot be read.
+    pub const NAMES_UNREADABLE: u32 = 13;
     /// How many there are.
-    pub const COUNT: u32 = if cfg!(feature = "rehearsal") { 8 } else { 7 };
+    pub const COUNT: u32 = if cfg!(feature = "rehearsal") { 15 } else { 14 };
 }
 
 const _: () = {
@@ -293,6 +416,10 @@ const _: () = {
     assert!(size_of::<AddressKey>() == 20);
     assert!(size_of::<PortKey>() == 8);
     assert!(size_of::<RulingValue>() == 12);
+    assert!(size_of::<PortValue>() == 16);
+    assert!(size_of::<StepsKey>() == 8);
+    assert!(size_of::<StepsValue>() == 72);
+    assert!(size_of::<BoundValue>() == 260);
     assert!(size_of::<FlowValue>() == rehearsal + 64);
     assert!(size_of::<OriginValue>() == 24);
     assert!(size_of::<ConversationKey>() == 32);
@@ -305,8 +432,9 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
-        FlowValue, OriginValue, PortKey, RulingValue, SlotWord,
+        AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue,
+        EndpointValue, FlowValue, OriginValue, PortKey, PortValue, RulingValue, SlotWord, StepsKey,
+        StepsValue,
     };
 
     macro_rules! pod {
@@ -323,8 +451,12 @@ mod pod {
         SlotWord,
         AddressKey,
         PortKey,
+        PortValue,
         RulingValue,
+        StepsKey,
+        StepsValue,
         FlowValue,
+        BoundValue,
         OriginValue,
         ConversationKey,
         DenialKey,

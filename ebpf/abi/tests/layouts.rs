@@ -7,8 +7,10 @@
 use std::fmt::Write as _;
 
 use sluice_abi::{
-    AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue, FlowEvent,
-    FlowValue, HeardKey, OriginValue, PortKey, RulingValue, SlotWord, counter, layout,
+    AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
+    FlowEvent, FlowValue, HeardKey, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue,
+    NamesConfigValue, OriginValue, PortKey, PortValue, QuestionKey, QuestionValue, ResolverKey, RulingValue,
+    ShownValue, SlotWord, StepsKey, StepsValue, counter, layout, tail,
 };
 
 /// Size of a type, and the offsets of its fields.
@@ -34,9 +36,11 @@ fn maps_are_laid_out_as_their_numbers_say() {
             "PORTS",
             vec![
                 shape!(PortKey { list, class, pad, port }),
-                shape!(RulingValue { applied, reported, pad, applied_rule, reported_rule }),
+                shape!(PortValue { ruling, steps }),
+                shape!(RulingValue { applied, reported, flags, applied_rule, reported_rule }),
             ],
         ),
+        ("STEPS", vec![shape!(StepsKey { policy, steps }), shape!(StepsValue { shown, unread, learned })]),
         ("LINKS", vec![shape!(u32), shape!(u64)]),
         ("HEARD", vec![shape!(HeardKey { interface, pad, remote }), shape!(u64)]),
         (
@@ -52,9 +56,11 @@ fn maps_are_laid_out_as_their_numbers_say() {
                 ruling,
                 was_allowed,
                 version,
+                state,
                 pad
             })],
         ),
+        ("BOUND", vec![shape!(BoundValue { prefix_length, policy, name })]),
         ("ORIGINS", vec![shape!(OriginValue { pid, flags, comm })]),
         (
             "REPLIES",
@@ -73,7 +79,53 @@ fn maps_are_laid_out_as_their_numbers_say() {
         ),
         ("BUDGETS", vec![shape!(BudgetValue { since_ns, given })]),
         ("COUNTERS", vec![format!("{} of {}", counter::COUNT, shape!(u64))]),
-        ("EVENTS", vec![shape!(FlowEvent)]),
+        ("EVENTS", vec![shape!(FlowEvent), shape!(NameEvent)]),
+        ("NAMES_CONFIG", vec![shape!(NamesConfigValue { floor_ns, grace_ns })]),
+        ("NAMES", vec![shape!(NameKey { policy, name }), shape!(NamedValue { list, flags })]),
+        ("RESOLVERS", vec![shape!(ResolverKey { address, port, pad }), shape!(u32)]),
+        ("NODE_ADDRESSES", vec![shape!(u128), shape!(u32)]),
+        (
+            "QUESTIONS",
+            vec![
+                shape!(QuestionKey {
+                    endpoint,
+                    socket,
+                    resolver,
+                    local_port,
+                    resolver_port,
+                    id,
+                    protocol,
+                    pad
+                }),
+                shape!(QuestionValue { time_ns, kind, name_length, pad, name }),
+            ],
+        ),
+        (
+            "LEARNED",
+            vec![
+                shape!(LearnedKey { endpoint, bucket, pad }),
+                shape!(LearnedValue {
+                    until_ns,
+                    learned_ns,
+                    address,
+                    resolver,
+                    name_length,
+                    pad,
+                    prefix_length,
+                    policy,
+                    name,
+                    pad2
+                }),
+            ],
+        ),
+        // The programs' own: `ebpf/programs` asserts their sizes.
+        ("STREAMS", vec![]),
+        ("HELLOS", vec![]),
+        ("SHOWN", vec![shape!(ShownValue { state, by, name_length, pad, name })]),
+        ("ROOMS", vec![]),
+        ("NAME_ROOMS", vec![]),
+        ("EGRESS_TAILS", vec![format!("{} programs", tail::COUNT)]),
+        ("INGRESS_TAILS", vec![format!("{} programs", tail::COUNT)]),
     ];
     let lines: Vec<String> = layout::MAPS
         .iter()
@@ -89,17 +141,32 @@ fn maps_are_laid_out_as_their_numbers_say() {
 const WRITTEN: &str = "\
 CONFIG-1: ConfigValue 16 levels@0 reserved@8
 ENDPOINTS-1: u64 8, EndpointValue 80 slot@0 own_count@4 flags@8 pad@12 own@16
-SLOTS-1: SlotWord 8
-ADDRESSES-1: AddressKey 20 policy@0 address@4, u32 4
-PORTS-1: PortKey 8 list@0 class@4 pad@5 port@6, RulingValue 12 applied@0 reported@1 pad@2 applied_rule@4 reported_rule@8
+SLOTS-2: SlotWord 8
+ADDRESSES-2: AddressKey 20 policy@0 address@4, u32 4
+PORTS-2: PortKey 8 list@0 class@4 pad@5 port@6, PortValue 16 ruling@0 steps@12, RulingValue 12 applied@0 reported@1 flags@2 applied_rule@4 reported_rule@8
+STEPS-2: StepsKey 8 policy@0 steps@4, StepsValue 72 shown@0 unread@24 learned@48
 LINKS-1: u32 4, u64 8
 HEARD-1: HeardKey 24 interface@0 pad@4 remote@8, u64 8
-FLOWS-1: FlowValue 64 word@0 slot@8 remote_port@12 protocol@14 direction@15 remote@16 local@32 ruling@48 was_allowed@60 version@61 pad@62
+FLOWS-2: FlowValue 64 word@0 slot@8 remote_port@12 protocol@14 direction@15 remote@16 local@32 ruling@48 was_allowed@60 version@61 state@62 pad@63
+BOUND-1: BoundValue 260 prefix_length@0 policy@4 name@8
 ORIGINS-1: OriginValue 24 pid@0 flags@4 comm@8
 REPLIES-1: ConversationKey 32 endpoint@0 remote@8 remote_port@24 local_port@26 protocol@28 pad@29, u64 8
 OWN-1: ConversationKey 32, u64 8
 DENIALS-1: DenialKey 32 endpoint@0 remote@8 remote_port@24 protocol@26 opaque@27 pad@28, DenialValue 16 last_ns@0 repeats@8
 BUDGETS-1: BudgetValue 16 since_ns@0 given@8
-COUNTERS-1: 7 of u64 8
-EVENTS-1: FlowEvent 104
+COUNTERS-2: 14 of u64 8
+EVENTS-2: FlowEvent 104, NameEvent 432
+NAMES_CONFIG-1: NamesConfigValue 16 floor_ns@0 grace_ns@8
+NAMES-2: NameKey 256 policy@0 name@4, NamedValue 8 list@0 flags@4
+RESOLVERS-1: ResolverKey 20 address@0 port@16 pad@18, u32 4
+NODE_ADDRESSES-1: u128 16, u32 4
+QUESTIONS-1: QuestionKey 40 endpoint@0 socket@8 resolver@16 local_port@32 resolver_port@34 id@36 protocol@38 pad@39, QuestionValue 264 time_ns@0 kind@8 name_length@10 pad@11 name@12
+LEARNED-1: LearnedKey 16 endpoint@0 bucket@8 pad@12, LearnedValue 320 until_ns@0 learned_ns@8 address@16 resolver@32 name_length@48 pad@49 prefix_length@56 policy@60 name@64 pad2@316
+STREAMS-1: 
+HELLOS-1: 
+SHOWN-1: ShownValue 256 state@0 by@1 name_length@2 pad@3 name@4
+ROOMS-1: 
+NAME_ROOMS-1: 
+EGRESS_TAILS-1: 4 programs
+INGRESS_TAILS-1: 4 programs
 ";

@@ -226,12 +226,15 @@ fn shared_target_dir(out_dir: &Path) -> PathBuf {
 /// the agent or the toolchain change.
 pub fn emit_rerun(programs_dir: &Path) {
     let abi = programs_dir.join("../abi");
+    let parse = programs_dir.join("../parse");
     for path in [
         programs_dir.join("src"),
         programs_dir.join("Cargo.toml"),
         lock_dir(programs_dir).join("Cargo.lock"),
         abi.join("src"),
         abi.join("Cargo.toml"),
+        parse.join("src"),
+        parse.join("Cargo.toml"),
     ] {
         // A path that is not there would make cargo run the script each time.
         if path.exists() {

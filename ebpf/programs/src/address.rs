@@ -38,6 +38,12 @@ impl Address {
         Self { high: word(words[0], words[1]), low: word(words[2], words[3]) }
     }
 
+    /// Does something with both words.
+    #[inline(always)]
+    pub fn map(self, each: impl Fn(u64) -> u64) -> Self {
+        Self { high: each(self.high), low: each(self.low) }
+    }
+
     /// The form that keys and events hold.
     #[inline(always)]
     pub fn bytes(self) -> [u8; 16] {
@@ -52,6 +58,28 @@ impl Address {
         // SAFETY: 16 readable bytes; the read asks for no alignment.
         let words = unsafe { core::ptr::read_unaligned(core::ptr::from_ref(bytes).cast::<[u64; 2]>()) };
         Self { high: u64::from_be(words[0]), low: u64::from_be(words[1]) }
+    }
+
+    /// The same as two words as they lie in memory.
+    #[inline(always)]
+    pub fn words(self) -> [u64; 2] {
+        [self.high.to_be(), self.low.to_be()]
+    }
+
+    /// From two words as they lie in memory.
+    #[inline(always)]
+    pub fn from_words(words: [u64; 2]) -> Self {
+        Self { high: u64::from_be(words[0]), low: u64::from_be(words[1]) }
+    }
+
+    /// What no name may open: unspecified, loopback, link-local and multicast addresses, and the limited broadcast.
+    #[inline(always)]
+    pub fn is_never_learned(self) -> bool {
+        if self.is_mapped() {
+            let v4 = self.low as u32;
+            return matches!(v4 >> 24, 0 | 127 | 224..=239) || v4 >> 16 == 0xa9fe || v4 == u32::MAX;
+        }
+        self.is_local() || self.high >> 54 == 0xfe80 >> 6 || self.high >> 56 == 0xff
     }
 
     /// IPv4 in its 16-byte form. On the wire of IPv6 there is no such address (RFC 4291, section 2.5.5.2).

@@ -11,7 +11,7 @@ use crate::address::{Address, Family};
 use crate::decide::{conversation, heard_within};
 use crate::endpoint::Endpoint;
 use crate::event;
-use crate::judge::{self, Subject, Verdict};
+use crate::judge::{self, Asker, Subject, Verdict};
 use crate::maps::REPLIES;
 use crate::packet::{IPPROTO_TCP, IPPROTO_UDP};
 use crate::socket;
@@ -23,10 +23,12 @@ pub fn try_connect(ctx: &SockAddrContext, family: Family) -> Option<i32> {
     let Some(endpoint) = Endpoint::of_caller() else {
         // A process outside may hold a pod's socket: what was judged on it does not hold for the new peer.
         socket::forget_flow(asked.sk);
+        socket::forget_names(asked.sk);
         return None;
     };
     socket::note_caller(asked.sk, origin::CONNECTED);
     socket::forget_flow(asked.sk);
+    socket::forget_names(asked.sk);
     // A connect of a datagram socket sends nothing. Resolvers do it only to learn a source address, and a refusal would
     // be a false alarm: egress judges what is sent.
     if asked.protocol != IPPROTO_TCP || asked.passes(&endpoint) {
@@ -97,7 +99,8 @@ impl Asked {
 
     #[inline(always)]
     fn judge(&self, endpoint: &Endpoint, class: u8) -> Verdict {
-        judge::judge(endpoint, Subject { address: self.remote, port: self.remote_port, class })
+        let subject = Subject { address: self.remote, port: self.remote_port, class };
+        judge::judge(endpoint, subject, Asker::Call)
     }
 
     /// Tells of the verdict, and answers the hook.

@@ -5,12 +5,12 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use sluice_abi::{
-    ConversationKey, FlowValue, OriginValue, REPLY_WINDOW_NS, class, counter, direction, origin, reason,
+    ConversationKey, FlowValue, OriginValue, REPLY_WINDOW_NS, class, counter, direction, origin,
 };
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
-use crate::judge::{self, FREE, Subject, Verdict};
+use crate::judge::{self, Asker, Subject, Verdict};
 use crate::maps::{OWN, REPLIES, count};
 use crate::packet::Packet;
 
@@ -21,7 +21,7 @@ pub const REFRESH_NS: u64 = 1_000_000_000;
 #[derive(Clone, Copy)]
 pub struct Known {
     /// Who opened it.
-    pub origin: Option<OriginValue>,
+    pub origin: Option<*const OriginValue>,
     /// Its flow, if the packet is of it.
     pub flow: Option<*const FlowValue>,
     /// It is a raw socket: it writes what it likes, and no connection is behind it.
@@ -39,27 +39,30 @@ pub struct Decision {
 
 /// Decides about a packet that an endpoint sends.
 #[inline(always)]
-pub fn decide(endpoint: &Endpoint, packet: &Packet, known: Known, now: u64) -> Decision {
+pub fn decide(endpoint: &Endpoint, packet: &Packet, known: Known, now: u64, asker: Asker) -> Decision {
     let key = packet_key(endpoint, packet);
     let is_reply = match packet.class {
         class::TCP => {
-            let connected = known.origin.is_some_and(|origin| origin.flags & origin::CONNECTED != 0);
+            let connected = known.origin.is_some_and(|origin| {
+                // SAFETY: live socket storage, an aligned word.
+                unsafe { (*origin).flags & origin::CONNECTED != 0 }
+            });
+            // VERIFIER: a yes or no, and no number that there may not be: LLVM would take a pointer for it.
             // SAFETY: live socket storage, never changed once it is there.
-            let direction = known.flow.map(|flow| unsafe { (*flow).direction });
+            let is_answer = known.flow.is_some_and(|flow| unsafe { (*flow).direction == direction::REPLY });
             // The evidence holds for as long as it is remembered: a connection may be idle for long.
             let may_answer = !connected && !known.is_raw && !known.is_opening;
-            may_answer && (direction == Some(direction::REPLY) || REPLIES.get_ptr(key).is_some())
+            may_answer && (is_answer || REPLIES.get_ptr(key).is_some())
         }
         class::UDP | class::SCTP => heard_within(REPLIES.get_ptr(key), now, REPLY_WINDOW_NS),
         _ => false,
     };
     if is_reply {
         count(counter::REPLIES);
-        let verdict = Verdict { word: endpoint.word(), ruling: FREE, reason: reason::POLICY };
-        return Decision { verdict, is_reply };
+        return Decision { verdict: Verdict::free(endpoint.word()), is_reply };
     }
     let subject = Subject { address: packet.destination, port: packet.destination_port, class: packet.class };
-    Decision { verdict: judge::judge(endpoint, subject), is_reply }
+    Decision { verdict: judge::judge(endpoint, subject, asker), is_reply }
 }
 
 /// The conversation that a packet of the endpoint belongs to.

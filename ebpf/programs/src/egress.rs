@@ -3,14 +3,18 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{FlowValue, class, counter, hook, opaque};
+use sluice_abi::{class, counter, hook, opaque, state};
 
 use crate::decide::{Decision, Known, decide, packet_key, touch_own};
+use crate::dns;
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;
+use crate::hello;
 use crate::ingress::LOOPBACK;
+use crate::judge::Asker;
 use crate::maps::count;
+use crate::names::told;
 use crate::packet::{Packet, TCP_RST};
 use crate::socket::{self, SOCK_RAW, TCP_ESTABLISHED, TCP_LISTEN};
 use crate::{DROP, PASS};
@@ -27,24 +31,56 @@ pub fn try_egress(ctx: &SkBuffContext) -> Option<i32> {
     if flow::is_established(skb, 0) {
         return Some(PASS);
     }
-    // SAFETY: a socket of the context, and not null.
-    let sk = unsafe { bpf_sk_fullsock(sk) };
+    let mut packet = Packet::read(skb, 0);
+    let judged = judge_packet(skb, full_socket(sk)?, &mut packet, told::AS_READ)?;
+    if judged == Judged::AwaitsName && !packet.is_bare_segment(skb) {
+        hello::hand_on(ctx);
+    } else if judged == Judged::Allowed && dns::may_ask(&packet) {
+        dns::question::hand_on(ctx);
+    } else {
+        return Some(if judged == Judged::Denied { DROP } else { PASS });
+    }
+    // It was not: an agent that starts has the programs there before anything is attached.
+    Some(DROP)
+}
+
+/// Judges a packet by the name that it shows, which `hello` has read: the rest of [`try_egress`] for the first payload of a
+/// flow.
+#[inline(always)]
+pub fn judge_named(ctx: &SkBuffContext) -> Option<i32> {
+    let skb = ctx.skb.skb;
+    // SAFETY: `skb` is the program's context.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
         return None;
     }
     let mut packet = Packet::read(skb, 0);
-    let flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
-    judge_packet(skb, sk, &mut packet, flow)
+    let judged = judge_packet(skb, full_socket(sk)?, &mut packet, told::READ)?;
+    Some(if judged == Judged::Denied { DROP } else { PASS })
+}
+
+/// What is done with a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    /// It may go.
+    Allowed,
+    /// It may go, if what it shows is no name or one that it may show.
+    AwaitsName,
+    /// It may not.
+    Denied,
+}
+
+#[inline(always)]
+fn full_socket(sk: *mut bpf_sock) -> Option<*mut bpf_sock> {
+    // SAFETY: a socket of the context, and not null.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() { None } else { Some(sk) }
 }
 
 /// The way of the first packet of a flow, of every packet of a socket without one peer, and of every denied packet.
 #[inline(always)]
-fn judge_packet(
-    skb: *mut __sk_buff,
-    sk: *mut bpf_sock,
-    packet: &mut Packet,
-    flow: Option<*const FlowValue>,
-) -> Option<i32> {
+fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, told: u32) -> Option<Judged> {
+    let flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, packet));
     let endpoint = Endpoint::of_packet(skb)?;
     if endpoint.is_foreign(packet.source) && packet.class != class::OPAQUE {
         packet.distrust(opaque::FOREIGN_SOURCE);
@@ -58,13 +94,18 @@ fn judge_packet(
     // SAFETY: a full socket, whose fields the verifier lets us read.
     let is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
     let known = Known { origin, flow, is_raw, is_opening: packet.is_opening(skb) };
-    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now);
+    let is_kept = has_one_peer(sk, packet);
+    // What a raw socket writes is no flow, whatever it shows.
+    let told = if is_raw { told::UNREADABLE } else { told };
+    let asker = Asker::Packet { skb, is_known: flow.is_some(), is_kept, told };
+    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now, asker);
     if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
         touch_own(packet_key(&endpoint, packet), now, verdict.denied());
     }
     // SAFETY: live socket storage, never changed once it is there.
     let was_allowed = flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });
-    if has_one_peer(sk, packet, is_reply) {
+    // A reply by datagram is judged each time: its evidence runs out.
+    if is_kept && !(is_reply && packet.class == class::UDP) {
         flow::remember(sk, &endpoint, packet, &verdict, is_reply, flow);
     }
     // The end of a connection that an edit cut, so that the peer does not wait for more. It carries nothing.
@@ -74,22 +115,25 @@ fn judge_packet(
     }
     if verdict.told() {
         event::deny_packet(&endpoint, packet, &verdict, origin, hook::EGRESS);
-    } else if !is_reply {
+    } else if !is_reply && verdict.state != state::OPENING {
         count(counter::ALLOWED);
     }
-    Some(if verdict.denied() { DROP } else { PASS })
+    Some(match verdict.state {
+        state::DENIED => Judged::Denied,
+        state::OPENING => Judged::AwaitsName,
+        _ => Judged::Allowed,
+    })
 }
 
-/// Does the socket send to this one place only, so that the verdict can be kept with it? A raw socket never does. A reply
-/// by datagram is judged each time: its evidence runs out.
+/// Does the socket send to this one place only, so that the verdict can be kept with it? A raw socket never does.
 #[inline(always)]
-fn has_one_peer(sk: *mut bpf_sock, packet: &Packet, is_reply: bool) -> bool {
+fn has_one_peer(sk: *mut bpf_sock, packet: &Packet) -> bool {
     // SAFETY: a full socket, whose fields the verifier lets us read.
     let (state, kind) = unsafe { ((*sk).state, (*sk).type_) };
     kind != SOCK_RAW
         && match packet.class {
             class::TCP => state != TCP_LISTEN,
-            class::UDP => state == TCP_ESTABLISHED && !is_reply,
+            class::UDP => state == TCP_ESTABLISHED,
             _ => false,
         }
 }

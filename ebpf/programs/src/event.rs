@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use sluice_abi::{BudgetValue, DenialKey, DenialValue, FlowEvent, OriginValue, counter, kind};
+use sluice_abi::{BudgetValue, DenialKey, DenialValue, OriginValue, counter, kind};
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
@@ -34,7 +34,7 @@ pub struct Subject {
 
 /// Tells of a denied packet or call, at most once a second for each destination.
 #[inline(always)]
-pub fn deny(endpoint: &Endpoint, verdict: &Verdict, subject: &Subject, origin: Option<OriginValue>) {
+pub fn deny(endpoint: &Endpoint, verdict: &Verdict, subject: &Subject, origin: Option<*const OriginValue>) {
     if verdict.denied() {
         count(counter::DENIED);
     }
@@ -75,7 +75,7 @@ pub fn deny_packet(
     endpoint: &Endpoint,
     packet: &Packet,
     verdict: &Verdict,
-    origin: Option<OriginValue>,
+    origin: Option<*const OriginValue>,
     hook: u8,
 ) {
     let subject = Subject {
@@ -92,7 +92,12 @@ pub fn deny_packet(
 
 /// Tells of a connection that is being opened.
 #[inline(always)]
-pub fn connect(endpoint: &Endpoint, verdict: &Verdict, subject: &Subject, origin: Option<OriginValue>) {
+pub fn connect(
+    endpoint: &Endpoint,
+    verdict: &Verdict,
+    subject: &Subject,
+    origin: Option<*const OriginValue>,
+) {
     emit(kind::CONNECT, now(), endpoint, verdict, subject, origin, 0);
 }
 
@@ -103,43 +108,51 @@ fn emit(
     endpoint: &Endpoint,
     verdict: &Verdict,
     subject: &Subject,
-    origin: Option<OriginValue>,
+    origin: Option<*const OriginValue>,
     repeats: u64,
 ) {
     if !within_budget(endpoint.slot, now) {
         count(counter::EVENTS_OVER_BUDGET);
         return;
     }
-    let (pid, comm) = origin.map_or((0, [0; 16]), |origin| (origin.pid, origin.comm));
-    let event = FlowEvent {
-        time_ns: now,
-        endpoint: endpoint.id,
-        repeats,
-        policy: verdict.word.policy(),
-        pid,
-        source: subject.source.bytes(),
-        remote: subject.remote.bytes(),
-        local_port: subject.local_port,
-        remote_port: subject.remote_port,
-        protocol: subject.protocol,
-        kind,
-        hook: subject.hook,
-        reason: verdict.reason,
-        ruling: verdict.ruling,
-        opaque: subject.opaque,
-        pad: [0; 3],
-        comm,
-    };
     let Some(mut entry) = EVENTS.reserve(0) else {
         count(counter::EVENTS_LOST);
         return;
     };
-    entry.write(event);
+    let event = entry.as_mut_ptr();
+    // SAFETY: the entry has room for the whole, of which every field is written; an origin is live socket storage. Written
+    // in place: on the stack there is no room for it.
+    unsafe {
+        (*event).time_ns = now;
+        (*event).endpoint = endpoint.id;
+        (*event).repeats = repeats;
+        (*event).policy = verdict.word.policy();
+        (*event).source = subject.source.bytes();
+        (*event).remote = subject.remote.bytes();
+        (*event).local_port = subject.local_port;
+        (*event).remote_port = subject.remote_port;
+        (*event).protocol = subject.protocol;
+        (*event).kind = kind;
+        (*event).hook = subject.hook;
+        (*event).reason = verdict.reason;
+        (*event).ruling = verdict.ruling;
+        (*event).opaque = subject.opaque;
+        (*event).name = verdict.name;
+        (*event).pad = [0; 2];
+        if let Some(origin) = origin {
+            (*event).pid = (*origin).pid;
+            (*event).comm = (*origin).comm;
+        } else {
+            (*event).pid = 0;
+            (*event).comm = [0; 16];
+        }
+    }
     entry.submit(0);
 }
 
+/// May the endpoint give another event in this second?
 #[inline(always)]
-fn within_budget(slot: u32, now: u64) -> bool {
+pub fn within_budget(slot: u32, now: u64) -> bool {
     let Some(budget) = BUDGETS.get_ptr_mut(slot) else { return false };
     // SAFETY: a live array element. CPUs race for the same budget; at worst it is a few events larger.
     unsafe {
@@ -151,12 +164,23 @@ fn within_budget(slot: u32, now: u64) -> bool {
     }
 }
 
-/// Adds one, whatever other CPUs do.
+/// Adds one, whatever others do.
 #[inline(always)]
-fn increment(word: *mut u64) {
+pub fn increment(word: *mut u64) {
+    add(word, 1);
+}
+
+/// Takes one away, whatever others do.
+#[inline(always)]
+pub fn decrement(word: *mut u64) {
+    add(word, u64::MAX);
+}
+
+#[inline(always)]
+fn add(word: *mut u64, number: u64) {
     // VERIFIER: `core`'s atomics have no arithmetic for this target.
     // SAFETY: the caller gives a live, aligned word of a map.
-    unsafe { asm!("lock *(u64 *)({word} + 0) += {one}", word = in(reg) word, one = in(reg) 1_u64) };
+    unsafe { asm!("lock *(u64 *)({word} + 0) += {number}", word = in(reg) word, number = in(reg) number) };
 }
 
 /// The boot clock, in nanoseconds.

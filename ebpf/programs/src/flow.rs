@@ -2,7 +2,8 @@
 //! packet as tells that it is of that flow. A socket is not a flow: it may send anywhere.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use sluice_abi::{FlowValue, SlotWord, action, class, direction};
+use sluice_abi::{FlowValue, SlotWord, class, direction, state};
+use sluice_parse::dns::PORT;
 
 use crate::address::Address;
 use crate::endpoint::{self, Endpoint};
@@ -33,7 +34,7 @@ pub fn is_established(skb: *mut __sk_buff, start: usize) -> bool {
     let Some(flow) = socket::flow(sk) else { return false };
     // SAFETY: live socket storage, never changed once it is there.
     let flow = unsafe { &*flow };
-    if flow.ruling.applied != action::ALLOW || !is_current(flow) {
+    if flow.state != state::SETTLED || !is_current(flow) {
         return false;
     }
     if flow.version == 4 { is_of_v4(flow, skb, start) } else { is_of_v6(flow, skb, start) }
@@ -86,6 +87,15 @@ pub fn is_current(flow: &FlowValue) -> bool {
     endpoint::word(flow.slot).0 == flow.word
 }
 
+/// Has egress let the packet of this flow through, under the policy in force? What it looks at in each packet it has
+/// looked at in this one.
+#[inline(always)]
+pub fn is_let_through(flow: *const FlowValue) -> bool {
+    // SAFETY: live socket storage, never changed once it is there.
+    let flow = unsafe { &*flow };
+    flow.state != state::DENIED && is_current(flow)
+}
+
 /// Is this packet of the flow that was judged?
 #[inline(always)]
 pub fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
@@ -111,7 +121,12 @@ pub fn remember(
     // SAFETY: live socket storage, never changed once it is there.
     let known = known.map(|flow| unsafe { &*flow });
     let direction = if is_reply { direction::REPLY } else { direction::OWN };
-    if known.is_some_and(|flow| flow.word == verdict.word.0 && flow.direction == direction) {
+    // A conversation with a resolver is read packet by packet.
+    let is_read = verdict.state == state::SETTLED && !is_reply && packet.destination_port == PORT;
+    let state = if is_read { state::READ } else { verdict.state };
+    if known
+        .is_some_and(|flow| flow.word == verdict.word.0 && flow.direction == direction && flow.state == state)
+    {
         return;
     }
     let was_allowed = !verdict.denied() || known.is_some_and(|flow| flow.was_allowed != 0);
@@ -129,7 +144,8 @@ pub fn remember(
         ruling: verdict.ruling,
         was_allowed: u8::from(was_allowed),
         version: packet.version,
-        pad: [0; 2],
+        state,
+        pad: 0,
     };
     socket::set_flow(sk, &mut flow);
 }

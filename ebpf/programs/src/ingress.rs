@@ -10,6 +10,7 @@ use sluice_abi::{REPLY_WINDOW_NS, class, direction};
 
 use crate::address::Address;
 use crate::decide::{conversation, heard_within, touch_reply};
+use crate::dns;
 use crate::endpoint::Endpoint;
 use crate::event::now;
 use crate::maps::OWN;
@@ -27,6 +28,16 @@ pub fn try_ingress(ctx: &SkBuffContext) -> Option<()> {
         return None;
     }
     let packet = Packet::read(skb, 0);
+    let noted = note(skb, &packet);
+    if dns::may_answer(&packet) {
+        dns::answer::hand_on(ctx);
+    }
+    noted
+}
+
+/// Notes who spoke first.
+#[inline(always)]
+fn note(skb: *mut __sk_buff, packet: &Packet) -> Option<()> {
     match packet.class {
         class::TCP => {
             if !packet.is_opening(skb) {
@@ -34,7 +45,7 @@ pub fn try_ingress(ctx: &SkBuffContext) -> Option<()> {
             }
         }
         class::UDP | class::SCTP => {
-            if is_own_flow(skb, &packet) {
+            if is_own_flow(skb, packet) {
                 return None;
             }
         }

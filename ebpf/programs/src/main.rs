@@ -4,6 +4,9 @@
 //! | --- | --- | --- | --- |
 //! | `egress` | `cgroup_skb/egress` | judges every packet that a pod's socket sends | 5.10 |
 //! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
+//! | `question` | after `egress` | notes what is asked of a trusted resolver | 5.10 |
+//! | `hello`, `named` | after `egress` | read the name that a flow shows, and judge the flow by it | 5.10 |
+//! | `answer`, `walk`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
 //! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
 //! | `wire` | `tc` ingress of the host's end of a pod's link | judges what cgroup hooks do not see | 5.10 |
@@ -21,15 +24,20 @@
 mod address;
 mod connect;
 mod decide;
+mod dns;
 mod egress;
 mod endpoint;
 mod event;
 mod flow;
+mod hello;
 mod ingress;
 mod judge;
 mod maps;
+mod names;
 mod packet;
+mod room;
 mod socket;
+mod tell;
 mod wire;
 
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier};
@@ -49,6 +57,40 @@ fn egress(ctx: SkBuffContext) -> i32 {
 fn ingress(ctx: SkBuffContext) -> i32 {
     // Nothing that comes in is ever dropped: Sluice governs egress.
     let _ = ingress::try_ingress(&ctx);
+    PASS
+}
+
+#[cgroup_skb(egress)]
+fn question(ctx: SkBuffContext) -> i32 {
+    dns::question::try_question(&ctx).unwrap_or(PASS)
+}
+
+#[cgroup_skb(egress)]
+fn hello(ctx: SkBuffContext) -> i32 {
+    hello::try_hello(&ctx);
+    DROP
+}
+
+#[cgroup_skb(egress)]
+fn named(ctx: SkBuffContext) -> i32 {
+    egress::judge_named(&ctx).unwrap_or(PASS)
+}
+
+#[cgroup_skb(ingress)]
+fn answer(ctx: SkBuffContext) -> i32 {
+    let _ = dns::answer::try_answer(&ctx);
+    PASS
+}
+
+#[cgroup_skb(ingress)]
+fn walk(ctx: SkBuffContext) -> i32 {
+    let _ = dns::walk::try_walk(&ctx);
+    PASS
+}
+
+#[cgroup_skb(ingress)]
+fn learn(ctx: SkBuffContext) -> i32 {
+    let _ = dns::learn::try_learn(&ctx);
     PASS
 }
 

@@ -1,12 +1,20 @@
 //! The maps. [`sluice_abi::maps`] tells how they hang together.
 
+use crate::room::{ROOMS_OF_A_CPU, Room};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage,
+};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::{
-    AddressKey, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue, FlowEvent,
-    FlowValue, HeardKey, MAX_ENDPOINTS, OriginValue, PortKey, RulingValue, SlotWord, counter,
+    AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
+    FlowEvent, FlowValue, HeardKey, LearnedKey, LearnedValue, MAX_ENDPOINTS, NameKey, NamedValue,
+    NamesConfigValue, OriginValue, PortKey, PortValue, QuestionKey, QuestionValue, ResolverKey, ShownValue,
+    SlotWord, StepsKey, StepsValue, counter, tail,
 };
+use sluice_parse::hello::Hello;
+
+use crate::dns::{DnsRoom, Streams};
 
 /// Compiled prefixes and port ranges that the node can hold; memory is taken as they are used.
 const RULES: usize = 1 << 20;
@@ -14,6 +22,15 @@ const RULES: usize = 1 << 20;
 const CONVERSATIONS: usize = 1 << 16;
 /// Denied destinations told apart on the node.
 const DENIED: usize = 1 << 13;
+/// Questions of the node that wait for their answers.
+const QUESTIONS_ASKED: usize = 1 << 14;
+/// Resolvers that are trusted, and addresses of the node.
+const KNOWN_ADDRESSES: usize = 1 << 10;
+/// Learned addresses that the node can hold; memory is taken as they are used. One endpoint has at most
+/// [`sluice_abi::LEARNED_BUCKETS`].
+const LEARNED_ADDRESSES: usize = 1 << 17;
+/// Programs that may interrupt each other on one CPU while each holds a room.
+const ROOMS_PER_CPU: usize = 4;
 /// Bytes of the ring buffer.
 const EVENTS_SIZE: usize = 1 << 20;
 
@@ -32,7 +49,9 @@ pub static SLOTS: Array<SlotWord, { MAX_ENDPOINTS as usize }, { BPF_F_MMAPABLE a
 #[btf_map]
 pub static ADDRESSES: LpmTrie<AddressKey, u32, RULES> = LpmTrie::new();
 #[btf_map]
-pub static PORTS: LpmTrie<PortKey, RulingValue, RULES> = LpmTrie::new();
+pub static PORTS: LpmTrie<PortKey, PortValue, RULES> = LpmTrie::new();
+#[btf_map]
+pub static STEPS: HashMap<StepsKey, StepsValue, RULES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]
 pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
@@ -40,6 +59,8 @@ pub static LINKS: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREAL
 pub static HEARD: LruHashMap<HeardKey, u64, CONVERSATIONS> = LruHashMap::new();
 #[btf_map]
 pub static FLOWS: SkStorage<FlowValue> = SkStorage::new();
+#[btf_map]
+pub static BOUND: SkStorage<BoundValue> = SkStorage::new();
 #[btf_map]
 pub static ORIGINS: SkStorage<OriginValue> = SkStorage::new();
 #[btf_map]
@@ -54,6 +75,37 @@ pub static BUDGETS: Array<BudgetValue, { MAX_ENDPOINTS as usize }> = Array::new(
 pub static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<FlowEvent, EVENTS_SIZE> = RingBuf::new();
+
+/// See [`crate::room`].
+#[btf_map]
+pub static NAME_ROOMS: PerCpuArray<Room, ROOMS_OF_A_CPU> = PerCpuArray::new();
+#[btf_map]
+pub static NAMES_CONFIG: Array<NamesConfigValue, 1> = Array::new();
+#[btf_map]
+pub static NAMES: LpmTrie<NameKey, NamedValue, RULES> = LpmTrie::new();
+#[btf_map]
+pub static RESOLVERS: HashMap<ResolverKey, u32, KNOWN_ADDRESSES> = HashMap::new();
+#[btf_map]
+pub static NODE_ADDRESSES: HashMap<[u64; 2], u32, KNOWN_ADDRESSES> = HashMap::new();
+#[btf_map]
+pub static QUESTIONS: LruHashMap<QuestionKey, QuestionValue, QUESTIONS_ASKED> = LruHashMap::new();
+#[btf_map]
+pub static LEARNED: HashMap<LearnedKey, LearnedValue, LEARNED_ADDRESSES, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+#[btf_map]
+pub static STREAMS: SkStorage<Streams> = SkStorage::new();
+#[btf_map]
+pub static HELLOS: SkStorage<Hello> = SkStorage::new();
+#[btf_map]
+pub static SHOWN: SkStorage<ShownValue> = SkStorage::new();
+#[btf_map]
+pub static ROOMS: PerCpuArray<DnsRoom, ROOMS_PER_CPU> = PerCpuArray::new();
+// The programs that `egress` and `ingress` hand a packet on to: one array for each, as the kernel takes programs of one
+// kind of hook only into one array.
+#[btf_map]
+pub static EGRESS_TAILS: ProgramArray<{ tail::COUNT as usize }> = ProgramArray::new();
+#[btf_map]
+pub static INGRESS_TAILS: ProgramArray<{ tail::COUNT as usize }> = ProgramArray::new();
 
 /// Counts one of [`counter`].
 #[inline(always)]

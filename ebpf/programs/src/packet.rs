@@ -4,6 +4,8 @@
 //! IP in IP. Sockets do not send these unless asked to, and a source route, for one, puts the wrong address where the
 //! destination stands.
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use sluice_abi::{class, opaque};
@@ -25,13 +27,18 @@ const IPPROTO_IGMP: u8 = 2;
 const IPPROTO_HOPOPTS: u8 = 0;
 
 /// TCP flags (RFC 9293, section 3.1).
-const TCP_SYN: u8 = 0x02;
+pub const TCP_SYN: u8 = 0x02;
 pub const TCP_RST: u8 = 0x04;
-const TCP_ACK: u8 = 0x10;
+pub const TCP_ACK: u8 = 0x10;
+/// Offset of the sequence and acknowledgement numbers in a TCP header.
+const TCP_NUMBERS: u32 = 4;
 /// Offset of the flags in a TCP header.
 const TCP_FLAGS: u32 = 13;
 /// Offset of the byte that holds the header's length, in its upper half.
 const TCP_OFFSET: u32 = 12;
+
+/// Length of a UDP header (RFC 768).
+const UDP_HEADER: u32 = 8;
 
 /// IPv4 header without options (RFC 791, section 3.1).
 #[repr(C)]
@@ -100,7 +107,34 @@ impl Packet {
         } else {
             Some(Self { opaque: opaque::NOT_IP, ..Self::malformed() })
         };
-        read.unwrap_or(Self::malformed())
+        read.unwrap_or(Self::malformed()).forgotten(skb)
+    }
+
+    /// The same packet.
+    ///
+    /// VERIFIER: there are dozens of ways through the reading, each of which knows some field for certain. Whatever comes
+    /// after would be followed for each of them; so they are made to forget it.
+    #[inline(always)]
+    fn forgotten(self, skb: *mut __sk_buff) -> Self {
+        // SAFETY: `skb` is the program's context.
+        let any = u64::from(unsafe { (*skb).len });
+        let forget = |value: u64| {
+            let mut value = value;
+            // SAFETY: adds a number and takes it away again.
+            unsafe { asm!("{0} += {1}", "{0} -= {1}", inout(reg) value, in(reg) any) };
+            value
+        };
+        Self {
+            source: self.source.map(forget),
+            destination: self.destination.map(forget),
+            source_port: forget(self.source_port.into()) as u16,
+            destination_port: forget(self.destination_port.into()) as u16,
+            protocol: forget(self.protocol.into()) as u8,
+            class: forget(self.class.into()) as u8,
+            opaque: forget(self.opaque.into()) as u8,
+            version: forget(self.version.into()) as u8,
+            transport: forget(self.transport.into()) as u32,
+        }
     }
 
     /// The source of an IP packet, and nothing else of it.
@@ -210,6 +244,27 @@ impl Packet {
             return 0;
         }
         load(skb, self.transport + TCP_FLAGS).unwrap_or(0)
+    }
+
+    /// Where the payload of a UDP datagram or TCP segment starts, and how long it is.
+    #[inline(always)]
+    pub fn payload(&self, skb: *mut __sk_buff) -> Option<(u32, u32)> {
+        let header = match self.class {
+            class::TCP => u32::from(load::<u8>(skb, self.transport + TCP_OFFSET)? >> 4) * 4,
+            class::UDP => UDP_HEADER,
+            _ => return None,
+        };
+        // SAFETY: `skb` is the program's context.
+        let length = unsafe { (*skb).len };
+        let start = self.transport + header;
+        if start > length { None } else { Some((start, length - start)) }
+    }
+
+    /// A TCP segment's number, and the number of the next byte that its sender waits for.
+    #[inline(always)]
+    pub fn tcp_numbers(&self, skb: *mut __sk_buff) -> Option<[u32; 2]> {
+        let [number, next] = load::<[u32; 2]>(skb, self.transport + TCP_NUMBERS)?;
+        Some([u32::from_be(number), u32::from_be(next)])
     }
 
     /// A TCP segment that carries nothing: its header ends where the packet does.

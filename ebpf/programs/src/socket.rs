@@ -7,10 +7,10 @@ use aya_ebpf::helpers::{
     generated::bpf_sk_storage_get,
 };
 use aya_ebpf::programs::SockContext;
-use sluice_abi::{FlowValue, OriginValue, counter};
+use sluice_abi::{BoundValue, FlowValue, OriginValue, ShownValue, counter};
 
 use crate::endpoint::Endpoint;
-use crate::maps::{FLOWS, ORIGINS, count};
+use crate::maps::{BOUND, FLOWS, HELLOS, ORIGINS, SHOWN, count};
 
 /// `TCP_LISTEN` (include/net/tcp_states.h).
 pub const TCP_LISTEN: u32 = 10;
@@ -45,10 +45,8 @@ pub fn note_caller(sk: *mut bpf_sock, flags: u32) {
 
 /// Who opened the socket, if that is known.
 #[inline(always)]
-pub fn origin(sk: *mut bpf_sock) -> Option<OriginValue> {
-    let origin = get(&ORIGINS, sk)?;
-    // SAFETY: live socket storage.
-    Some(unsafe { *origin })
+pub fn origin(sk: *mut bpf_sock) -> Option<*const OriginValue> {
+    get(&ORIGINS, sk).map(<*mut OriginValue>::cast_const)
 }
 
 /// The flow judged last on this socket.
@@ -76,22 +74,67 @@ pub fn set_flow(sk: *mut bpf_sock, flow: &mut FlowValue) {
     }
 }
 
+/// The name by which the flow judged last was allowed.
+#[inline(always)]
+pub fn bound(sk: *mut bpf_sock) -> Option<*mut BoundValue> {
+    get(&BOUND, sk)
+}
+
+/// Remembers the name by which a flow is allowed, unless one is remembered. It is copied, with the rest of its key.
+#[inline(always)]
+pub fn bind(sk: *mut bpf_sock, name: *const BoundValue) {
+    // SAFETY: `sk` is a socket of the program's context, `name` a whole value in a map that the helper copies.
+    let made = unsafe {
+        bpf_sk_storage_get(
+            map(&BOUND),
+            sk.cast(),
+            name.cast_mut().cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+    };
+    if made.is_null() {
+        count(counter::STORAGE_FAILED);
+    }
+}
+
+/// What is known of the name that the flow of a socket shows.
+#[inline(always)]
+pub fn shown(sk: *mut bpf_sock) -> Option<*const ShownValue> {
+    get(&SHOWN, sk).map(<*mut ShownValue>::cast_const)
+}
+
+/// Forgets the names of the flow judged last.
+#[inline(always)]
+pub fn forget_names(sk: *mut bpf_sock) {
+    delete(&BOUND, sk);
+    delete(&SHOWN, sk);
+    delete(&HELLOS, sk);
+}
+
 /// Forgets the flow judged last.
 #[inline(always)]
 pub fn forget_flow(sk: *mut bpf_sock) {
-    // SAFETY: `sk` is a socket of the program's context; deleting what is not there is an error that changes nothing.
-    unsafe { bpf_sk_storage_delete(map(&FLOWS), sk.cast()) };
+    delete(&FLOWS, sk);
 }
 
+/// Forgets what is kept with a socket in a map.
 #[inline(always)]
-fn get<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
+pub fn delete<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) {
+    // SAFETY: `sk` is a socket of the program's context; deleting what is not there is an error that changes nothing.
+    unsafe { bpf_sk_storage_delete(map(storage), sk.cast()) };
+}
+
+/// What is kept with a socket in a map, if anything is.
+#[inline(always)]
+pub fn get<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
     // SAFETY: `sk` is a socket of the program's context; without a value and flags the helper only looks.
     let found = unsafe { bpf_sk_storage_get(map(storage), sk.cast(), core::ptr::null_mut(), 0) };
     if found.is_null() { None } else { Some(found.cast()) }
 }
 
+/// The same; made of zeros if there is nothing.
 #[inline(always)]
-fn get_or_create<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
+pub fn get_or_create<T>(storage: &SkStorage<T>, sk: *mut bpf_sock) -> Option<*mut T> {
     // SAFETY: as in `get`; a value that is made is filled with zeros.
     let found = unsafe {
         bpf_sk_storage_get(

@@ -18,7 +18,9 @@ use crate::decide::{Known, REFRESH_NS, decide, heard_within};
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;
+use crate::judge::Asker;
 use crate::maps::HEARD;
+use crate::names::told;
 use crate::packet::Packet;
 use crate::socket::{self, SOCK_RAW};
 
@@ -76,6 +78,9 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
             }
             if !is_foreign {
                 known.flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
+                if known.flow.is_some_and(flow::is_let_through) {
+                    return None;
+                }
             }
         }
         Sender::Unseen => {
@@ -139,7 +144,10 @@ fn sender(skb: *mut __sk_buff, sk: *mut bpf_sock, endpoint: &Endpoint) -> Sender
 
 #[inline(always)]
 fn judge_frame(endpoint: &Endpoint, packet: &Packet, known: Known, skb: *mut __sk_buff) -> Option<i32> {
-    let verdict = decide(endpoint, packet, known, event::now()).verdict;
+    // Payloads are read at egress. What egress keeps no flow for shows nothing that can be read.
+    let told = if known.flow.is_some() { told::AS_READ } else { told::UNREADABLE };
+    let asker = Asker::Packet { skb, is_known: known.flow.is_some(), is_kept: false, told };
+    let verdict = decide(endpoint, packet, known, event::now(), asker).verdict;
     if !verdict.told() || is_last_segment(packet, known, skb) {
         return None;
     }

@@ -1,15 +1,17 @@
 //! The compiler against the reference, on random cases.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 
-use crate::arbitrary::{Case, Size, random_case, random_flow, rng};
+use crate::arbitrary::{Case, Size, random_case, random_flow, random_question, rng};
 use crate::compile::{Class, Compiled, CompiledRuling, compile};
-use crate::evaluate::evaluate;
+use crate::evaluate::{evaluate, may_ask};
 use crate::flow::{Flow, Judgement, Ruling};
 use crate::model::{Mode, Peer, Policy, Posture, RuleAction};
+use crate::name::NamePattern;
 use crate::select::{Selection, select};
 use crate::set::PolicySet;
 use crate::world::World;
@@ -56,7 +58,9 @@ fn assert_well_formed(compiled: &Compiled) {
     for prefix in [crate::compile::Prefix::ALL, crate::compile::Prefix::IPV4] {
         assert!(compiled.prefixes.iter().any(|(p, _)| *p == prefix), "{prefix:?} is always there");
     }
-    for list in &compiled.lists {
+    assert!(compiled.names.is_sorted_by(|a, b| a.pattern < b.pattern), "patterns in order, none twice");
+    let of_prefixes: BTreeSet<u32> = compiled.prefixes.iter().map(|(_, list)| *list).collect();
+    for list in of_prefixes.iter().map(|list| &compiled.lists[*list as usize]) {
         for class in Class::ALL {
             let entries: Vec<_> = list.entries.iter().filter(|e| e.class == class).collect();
             assert_eq!(entries.iter().filter(|e| e.length == 0).count(), 1, "one whole entry of {class:?}");
@@ -68,8 +72,15 @@ fn assert_well_formed(compiled: &Compiled) {
         }
         assert!(list.entries.is_sorted_by_key(|e| (e.class, e.port, e.length)));
     }
-    let opaque = |index: usize| compiled.lists[index].ruling(Class::Opaque, 0);
-    assert!((0..compiled.lists.len()).all(|index| opaque(index) == opaque(0)), "one opaque ruling");
+    for list in compiled.names.iter().filter_map(|entry| entry.list) {
+        assert!(!of_prefixes.contains(&list), "a list is of prefixes or of names");
+        let entries = &compiled.lists[list as usize].entries;
+        assert!(entries.iter().any(|entry| entry.steps.is_some()), "a rule that matches nothing");
+        assert!(entries.iter().all(|entry| entry.ruling == CompiledRuling::SILENT));
+    }
+    let mut opaque = of_prefixes.iter().map(|list| compiled.lists[*list as usize].ruling(Class::Opaque, 0));
+    let first = opaque.next();
+    assert!(opaque.all(|ruling| Some(ruling) == first), "one opaque ruling");
 }
 
 proptest! {
@@ -87,6 +98,11 @@ proptest! {
         let compiled = compile(&selection, &case.world, posture);
         assert_well_formed(&compiled);
         let reference = |flow: &Flow| evaluate(&selection, &case.world, posture, flow);
+        for _ in 0..10 {
+            let name = random_question(&mut rng, &case.world);
+            let (quick, slow) = (compiled.may_ask(&name), may_ask(&selection, &case.world, posture, &name));
+            prop_assert_eq!(quick, slow, "{}\n{:#?}", name, &case);
+        }
         if let Some((flow, quick, slow)) = disagreement(&compiled, &mut rng, &case, 40, reference) {
             prop_assert!(false, "{flow:?}\ncompiled  {quick:?}\nreference {slow:?}\n{case:#?}");
         }
@@ -133,7 +149,7 @@ proptest! {
 type Fault = (&'static str, fn(&mut Policy));
 
 /// Ways in which a compiler could go wrong, each planted in the policies that the reference is given.
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault; 9] = [
     ("exceptions are forgotten", |policy| {
         for peer in policy.rules.iter_mut().flat_map(|rule| rule.to.iter_mut().flatten()) {
             if let Peer::Networks { except, .. } = peer {
@@ -156,6 +172,29 @@ const FAULTS: [Fault; 6] = [
     }),
     ("Audit is applied", |policy| policy.mode = Mode::Enforce),
     ("the last match wins", |policy| policy.rules.reverse()),
+    ("no name is required", |policy| {
+        for rule in &mut policy.rules {
+            rule.require_name = Some(false);
+        }
+    }),
+    ("`*.b` means b", |policy| {
+        for peer in policy.rules.iter_mut().flat_map(|rule| rule.to.iter_mut().flatten()) {
+            if let Peer::DomainNames(patterns) = peer {
+                let below = |pattern: &NamePattern| match pattern {
+                    NamePattern::Below(domain) => Some(NamePattern::Exact(domain.clone())),
+                    NamePattern::Exact(_) => None,
+                };
+                let also: Vec<NamePattern> = patterns.iter().filter_map(below).collect();
+                patterns.extend(also);
+            }
+        }
+    }),
+    ("a Deny by name is forgotten", |policy| {
+        policy.rules.retain(|rule| {
+            let mut peers = rule.to.iter().flatten();
+            rule.action != RuleAction::Deny || !peers.any(|peer| matches!(peer, Peer::DomainNames(_)))
+        });
+    }),
 ];
 
 /// Each planted fault is found within few cases, so the agreement above means something.

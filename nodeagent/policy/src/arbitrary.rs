@@ -11,11 +11,12 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::flow::{Flow, FlowProtocol};
+use crate::flow::{Flow, FlowProtocol, Names, Shown};
 use crate::model::{
-    ClusterTier, DefaultAction, HostNetwork, Mode, Peer, Policy, PortMatch, PortRange, Protocol, Rule,
-    RuleAction, Scope, ServiceRef, Source,
+    ClusterTier, DefaultAction, HostNetwork, Mode, Peer, Policy, PortMatch, PortRange, Protocol, Queries,
+    Rule, RuleAction, Scope, ServiceRef, Source,
 };
+use crate::name::{Name, NamePattern};
 use crate::network::Network;
 use crate::selector::{LabelSelector, Labels, Operator, Requirement};
 use crate::world::{PodInfo, ServiceInfo, ServicePort, World};
@@ -99,7 +100,9 @@ pub fn random_world(rng: &mut SmallRng, size: Size) -> World {
                 .collect(),
         })
         .collect();
-    World { pods, namespaces, services }
+    let resolvers = (0..rng.random_range(0..=2)).map(|_| address(rng)).collect();
+    let search = (0..rng.random_range(0..=2)).map(|_| name(rng)).collect();
+    World { pods, namespaces, services, resolvers, search }
 }
 
 /// Policies of all tiers. Many ask for few priorities, so that names decide.
@@ -134,6 +137,7 @@ fn random_policy(rng: &mut SmallRng, size: Size, world: &World, document: usize,
         priority: pick(rng, &[0, 100, 500, 500, 500, 1000]),
         mode: if rng.random_bool(0.3) { Mode::Audit } else { Mode::Enforce },
         default_action: if rng.random_bool(0.3) { DefaultAction::Deny } else { DefaultAction::None },
+        queries: if rng.random_bool(0.2) { Queries::RuleNames } else { Queries::Any },
         rules,
     }
 }
@@ -144,12 +148,15 @@ fn random_rule(rng: &mut SmallRng, scope: &Scope, world: &World) -> Rule {
         Scope::Namespace { .. } => pick(rng, &[Allow, Deny]),
         Scope::Cluster { .. } => pick(rng, &[Allow, Deny, Pass]),
     };
-    let to = rng
+    let to: Option<Vec<Peer>> = rng
         .random_bool(0.85)
         .then(|| (0..rng.random_range(1..=3)).map(|_| peer(rng, scope, world)).collect());
     let ports =
         rng.random_bool(0.6).then(|| (0..rng.random_range(1..=3)).map(|_| port_match(rng, world)).collect());
-    Rule { name: rng.random_bool(0.5).then(|| pick(rng, &["a", "b", "c"]).to_owned()), action, to, ports }
+    let by_name = to.iter().flatten().any(|peer| matches!(peer, Peer::DomainNames(_)));
+    let require_name = (by_name && rng.random_bool(0.4)).then(|| rng.random());
+    let name = rng.random_bool(0.5).then(|| pick(rng, &["a", "b", "c"]).to_owned());
+    Rule { name, action, to, ports, require_name }
 }
 
 fn peer(rng: &mut SmallRng, scope: &Scope, world: &World) -> Peer {
@@ -160,8 +167,46 @@ fn peer(rng: &mut SmallRng, scope: &Scope, world: &World) -> Peer {
         },
         2 if matches!(scope, Scope::Cluster { .. }) => Peer::Namespaces(selector(rng)),
         3 | 4 => Peer::Services((0..rng.random_range(1..=2)).map(|_| service_ref(rng, world)).collect()),
+        5 | 6 => Peer::DomainNames((0..rng.random_range(1..=3)).map(|_| pattern(rng)).collect()),
         _ => networks(rng),
     }
+}
+
+fn pattern(rng: &mut SmallRng) -> NamePattern {
+    if rng.random() { NamePattern::Exact(name(rng)) } else { NamePattern::Below(name(rng)) }
+}
+
+/// One of few names, some below others, some that only look so.
+fn name(rng: &mut SmallRng) -> Name {
+    let name = pick(rng, &["test", "a.test", "b.test", "x.a.test", "y.x.a.test", "aa.test", "test.b", "b"]);
+    name.parse().expect("a name")
+}
+
+/// The names of a flow: where it was learned from, and what it shows.
+pub fn random_names(rng: &mut SmallRng) -> Names {
+    let mut learned: Vec<Name> = Vec::new();
+    for _ in 0..rng.random_range(0..=3) {
+        let name = name(rng);
+        if !learned.contains(&name) {
+            learned.push(name);
+        }
+    }
+    let shown = match rng.random_range(0..10) {
+        0..=1 => None,
+        2..=3 => Some(Shown::Unreadable),
+        4 => Some(Shown::Name(name(rng))),
+        _ => Some(learned.choose(rng).map_or(Shown::Unreadable, |name| Shown::Name(name.clone()))),
+    };
+    Names { learned, shown }
+}
+
+/// A name that policies may restrict the asking for: one that they mean, perhaps with a suffix.
+pub fn random_question(rng: &mut SmallRng, world: &World) -> Name {
+    let name = name(rng);
+    let deeper = if rng.random_bool(0.3) { format!("z.{name}") } else { name.to_string() };
+    let suffix = world.search.choose(rng).filter(|_| rng.random());
+    let text = suffix.map_or_else(|| deeper.clone(), |suffix| format!("{deeper}.{suffix}"));
+    text.parse().expect("a name")
 }
 
 fn service_ref(rng: &mut SmallRng, world: &World) -> ServiceRef {
@@ -227,7 +272,7 @@ pub fn random_flow(rng: &mut SmallRng, policies: &[Policy], world: &World) -> Fl
         (_, Some(hint)) if rng.random_bool(0.6) => nearby(rng, hint),
         _ => random_port(rng, policies),
     };
-    Flow { destination, protocol, port: number, opaque: rng.random_bool(0.03) }
+    Flow { destination, protocol, port: number, opaque: rng.random_bool(0.03), names: random_names(rng) }
 }
 
 fn random_port(rng: &mut SmallRng, policies: &[Policy]) -> u16 {
@@ -244,7 +289,8 @@ fn random_port(rng: &mut SmallRng, policies: &[Policy]) -> u16 {
 
 /// An address, and a port that means something there.
 fn random_destination(rng: &mut SmallRng, policies: &[Policy], world: &World) -> (IpAddr, Option<u16>) {
-    let found = match rng.random_range(0..6) {
+    let found = match rng.random_range(0..7) {
+        6 => world.resolvers.choose(rng).map(|address| (*address, Some(53))),
         0 => world.pods.choose(rng).and_then(|pod| pod.addresses.choose(rng)).map(|address| (*address, None)),
         1 | 2 => world.services.choose(rng).and_then(|service| {
             let port = service.ports.choose(rng)?;

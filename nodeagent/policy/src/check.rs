@@ -9,6 +9,7 @@ use crate::flow::PolicyRef;
 use crate::model::{
     DefaultAction, HostNetwork, Mode, Peer, Policy, PortMatch, Posture, Protocol, Rule, RuleAction, Scope,
 };
+use crate::name::NamePattern;
 use crate::select::Selection;
 use crate::selector::LabelSelector;
 use crate::set::PolicySet;
@@ -54,6 +55,17 @@ pub enum WarningKind {
          reached; add a namespaceSelector"
     )]
     GrantsTowardsLabels,
+    /// A Deny rule by name: who knows an address needs no name.
+    #[error(
+        "a Deny by name is best effort: it goes by the name that a flow shows or that its address was learned from, and \
+         a pod may reach an address without either; deny by networks, or allow by name and leave the rest to the default"
+    )]
+    DeniesByName,
+    /// A name is required where none can be shown.
+    #[error(
+        "never matches: only TCP shows a name, and `ports` has no TCP; remove requireName, or add a TCP port"
+    )]
+    NameNeverShown,
 }
 
 impl fmt::Display for Warning {
@@ -74,6 +86,7 @@ pub fn check(set: &PolicySet) -> Vec<Warning> {
             warnings.push(Warning { file, policy: policy.reference(), field, kind });
         };
         grants(policy, &mut warn);
+        by_name(policy, &mut warn);
         shadows(policy, &mut warn);
     }
     warnings
@@ -93,6 +106,23 @@ fn grants(policy: &Policy, warn: &mut impl FnMut(String, WarningKind)) {
             {
                 warn(format!("spec.rules[{index}].to[{number}].pods"), WarningKind::GrantsTowardsLabels);
             }
+        }
+    }
+}
+
+fn by_name(policy: &Policy, warn: &mut impl FnMut(String, WarningKind)) {
+    for (index, rule) in policy.rules.iter().enumerate() {
+        let is_by_name = |peer: &Peer| matches!(peer, Peer::DomainNames(_));
+        for (number, _) in rule.to.iter().flatten().enumerate().filter(|(_, peer)| is_by_name(peer)) {
+            if rule.action == RuleAction::Deny {
+                warn(format!("spec.rules[{index}].to[{number}].domainNames"), WarningKind::DeniesByName);
+            }
+        }
+        let has_tcp = rule.ports.iter().flatten().any(|entry| entry.protocol == Protocol::Tcp);
+        let only_by_name = rule.to.iter().flatten().all(is_by_name);
+        let required = rule.require_name == Some(true) && only_by_name && rule.action != RuleAction::Deny;
+        if required && rule.ports.is_some() && !has_tcp {
+            warn(format!("spec.rules[{index}].requireName"), WarningKind::NameNeverShown);
         }
     }
 }
@@ -130,9 +160,19 @@ fn covers(earlier: &Rule, later: &Rule) -> bool {
             let service = peers.iter().any(|peer| matches!(peer, Peer::Services(_)));
             return ports && (!service || earlier.ports.is_none());
         }
-        (Some(earlier), Some(later)) => later.iter().all(|l| earlier.iter().any(|e| covers_peer(e, l))),
+        (Some(peers), Some(inner)) => inner.iter().all(|l| {
+            let covered = peers.iter().any(|e| covers_peer(e, l));
+            covered && (!matches!(l, Peer::DomainNames(_)) || asks_no_more(earlier, later))
+        }),
     };
     ports && peers
+}
+
+/// Whether `earlier` matches by name wherever `later` does, if it means as many names: an address is enough for it, or the
+/// same is asked of the flow. A Deny takes what is unread for what it denies, so only a Deny asks as little.
+fn asks_no_more(earlier: &Rule, later: &Rule) -> bool {
+    let as_strict = earlier.action == RuleAction::Deny || later.action != RuleAction::Deny;
+    earlier.require_name == Some(false) || (earlier.require_name == later.require_name && as_strict)
 }
 
 fn covers_ports(earlier: Option<&[PortMatch]>, later: Option<&[PortMatch]>) -> bool {
@@ -159,6 +199,9 @@ fn covers_peer(earlier: &Peer, later: &Peer) -> bool {
                     cut.iter().any(|c| c.covers(e)) || inner.iter().all(|i| !i.covers(e) && !e.covers(i))
                 })
         }
+        (Peer::DomainNames(patterns), Peer::DomainNames(inner)) => {
+            inner.iter().all(|i| patterns.iter().any(|pattern| covers_name(pattern, i)))
+        }
         (Peer::Services(names), Peer::Services(inner)) => inner.iter().all(|name| names.contains(name)),
         (Peer::Namespaces(selector), _) if selector.is_empty() => {
             matches!(later, Peer::Pods { .. } | Peer::Namespaces(_))
@@ -167,6 +210,15 @@ fn covers_peer(earlier: &Peer, later: &Peer) -> bool {
             if pod_selector.is_empty() && namespaces.is_empty() =>
         {
             matches!(later, Peer::Pods { .. } | Peer::Namespaces(_))
+        }
+        _ => earlier == later,
+    }
+}
+
+fn covers_name(earlier: &NamePattern, later: &NamePattern) -> bool {
+    match (earlier, later) {
+        (NamePattern::Below(domain), NamePattern::Exact(name) | NamePattern::Below(name)) => {
+            earlier == later || name.domains().any(|above| above == domain.as_str())
         }
         _ => earlier == later,
     }
@@ -255,9 +307,14 @@ mod tests {
                 "to: [{networks: [10.0.0.0/8], except: [10.0.0.0/9]}]",
             ),
             ("to: [{services: [{name: a}, {name: b}]}]", "to: [{services: [{name: b}]}], ports: [{port: 1}]"),
+            (
+                "to: [{domainNames: [\"*.b\", c]}]",
+                "to: [{domainNames: [a.b, \"*.x.b\", c]}], ports: [{port: 1}]",
+            ),
+            ("to: [{domainNames: [\"*.b\"]}], requireName: false", "to: [{domainNames: [\"*.b\"]}]"),
         ] {
             assert_eq!(
-                of_rules(&format!("{{action: Allow, {earlier}}}, {{action: Deny, {later}}}")),
+                of_rules(&format!("{{action: Allow, {earlier}}}, {{action: Allow, {later}}}")),
                 [message],
                 "{later}"
             );
@@ -286,10 +343,28 @@ mod tests {
             ("ports: [{port: 80}]", "to: [{services: [{name: web}]}], ports: [{port: 80}]"),
             ("to: [{pods: {podSelector: {}}}]", "to: [{networks: [10.0.0.0/8]}]"),
             ("to: [{networks: [0.0.0.0/0]}]", "to: [{networks: [\"::/0\"]}]"),
+            ("to: [{domainNames: [\"*.b\"]}]", "to: [{domainNames: [b]}]"),
+            ("to: [{domainNames: [\"*.b\"]}]", "to: [{domainNames: [xb]}]"),
+            ("to: [{domainNames: [a.b]}]", "to: [{domainNames: [a.b]}], requireName: false"),
         ] {
-            let rules = format!("{{action: Allow, {earlier}}}, {{action: Deny, {later}}}");
+            let rules = format!("{{action: Allow, {earlier}}}, {{action: Allow, {later}}}");
             assert_eq!(of_rules(&rules), Vec::<String>::new(), "{later}");
         }
+    }
+
+    #[test]
+    fn what_names_cannot_do_is_told_of() {
+        let found = of_rules(
+            "{action: Deny, to: [{networks: [10.0.0.0/8]}, {domainNames: [evil.test]}]}, \
+             {action: Allow, to: [{domainNames: [a.test]}], ports: [{port: 443, protocol: UDP}], requireName: true}",
+        );
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("spec.rules[0].to[1].domainNames: a Deny by name is best effort"));
+        assert!(found[1].starts_with("spec.rules[1].requireName: never matches: only TCP shows a name"));
+        // What is unread is taken for what is denied, which the Allow before it does not match.
+        let rules =
+            "{action: Allow, to: [{domainNames: [a.test]}]}, {action: Deny, to: [{domainNames: [a.test]}]}";
+        assert_eq!(of_rules(rules).len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use crate::model::{API_VERSION, Peer, Policy, PortMatch, Rule, Scope};
+use crate::model::{API_VERSION, Peer, Policy, PortMatch, Queries, Rule, Scope};
 
 /// Writes the document; reading it again gives the same policy, but for its [`Source`](crate::Source).
 impl Serialize for Policy {
@@ -35,6 +35,9 @@ fn document(policy: &Policy) -> Value {
     spec.insert("priority".to_owned(), json!(policy.priority));
     spec.insert("mode".to_owned(), json!(policy.mode));
     spec.insert("defaultAction".to_owned(), json!(policy.default_action));
+    if policy.queries != Queries::default() {
+        spec.insert("dns".to_owned(), json!({ "queries": policy.queries }));
+    }
     spec.insert("rules".to_owned(), policy.rules.iter().map(rule).collect());
     json!({ "apiVersion": API_VERSION, "kind": policy.kind().as_str(), "metadata": metadata, "spec": spec })
 }
@@ -50,6 +53,9 @@ fn rule(rule: &Rule) -> Value {
     }
     if let Some(ports) = &rule.ports {
         fields.insert("ports".to_owned(), ports.iter().copied().map(port).collect());
+    }
+    if let Some(required) = rule.require_name {
+        fields.insert("requireName".to_owned(), json!(required));
     }
     Value::Object(fields)
 }
@@ -68,6 +74,7 @@ fn peer(peer: &Peer) -> Value {
             json!({ "pods": { "podSelector": pod_selector, "namespaceSelector": namespace_selector } })
         }
         Peer::Namespaces(selector) => json!({ "namespaces": selector }),
+        Peer::DomainNames(names) => json!({ "domainNames": names }),
         Peer::Services(services) => json!({ "services": services }),
     }
 }

@@ -6,23 +6,59 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::flow::{Action, Flow, FlowProtocol, Judgement, RuleId, RuleRef, Ruling};
+use crate::flow::{Action, Flow, FlowProtocol, Judgement, RuleId, RuleRef, Ruling, Shown};
 use crate::model::{
-    DefaultAction, Mode, Peer, Policy, PortMatch, Posture, Protocol, Rule, RuleAction, Scope, ServiceRef,
+    DefaultAction, Mode, Peer, Policy, PortMatch, Posture, Protocol, Queries, Rule, RuleAction, Scope,
+    ServiceRef,
 };
+use crate::name::{Name, NamePattern};
 use crate::network::Network;
 use crate::select::Selection;
 use crate::world::World;
 
 /// Rules about one flow of a pod that `selection` governs.
 pub fn evaluate(selection: &Selection, world: &World, posture: Posture, flow: &Flow) -> Judgement {
-    let flow = Flow { destination: flow.destination.to_canonical(), ..*flow };
+    let mut flow = Flow { destination: flow.destination.to_canonical(), ..flow.clone() };
+    if flow.protocol == FlowProtocol::Tcp && flow.names.shown.is_none() {
+        for name in flow.names.learned.clone() {
+            flow.names.shown = Some(Shown::Name(name));
+            let judgement = evaluate(selection, world, posture, &flow);
+            if judgement.applied.action == Action::Allow {
+                return judgement;
+            }
+        }
+        flow.names.shown = Some(Shown::Unreadable);
+    }
     let applied = |policy: &Policy| posture == Posture::Enforce && policy.mode == Mode::Enforce;
     let reported = |_: &Policy| posture != Posture::Observe;
     Judgement {
         applied: ruling(selection, world, &flow, applied),
         reported: ruling(selection, world, &flow, reported),
     }
+}
+
+/// Whether a pod that `selection` governs may ask its resolvers for the name. Only what is enforced counts.
+pub fn may_ask(selection: &Selection, world: &World, posture: Posture, name: &Name) -> bool {
+    let enforced = |policy: &&Arc<Policy>| posture == Posture::Enforce && policy.mode == Mode::Enforce;
+    let policies: Vec<&Arc<Policy>> = selection.tiers().into_iter().flatten().filter(enforced).collect();
+    if policies.iter().all(|policy| policy.queries == Queries::Any) {
+        return true;
+    }
+    let rules =
+        policies.iter().flat_map(|policy| &policy.rules).filter(|rule| rule.action != RuleAction::Deny);
+    let mut patterns = rules.flat_map(|rule| rule.to.iter().flatten()).flat_map(|peer| match peer {
+        Peer::DomainNames(patterns) => &patterns[..],
+        _ => &[],
+    });
+    let is_asked_for = |pattern: &NamePattern| {
+        is_name(pattern, name.as_str())
+            || world.search.iter().any(|suffix| {
+                let before =
+                    name.as_str().strip_suffix(suffix.as_str()).and_then(|rest| rest.strip_suffix('.'));
+                before.is_some_and(|before| is_name(pattern, before))
+            })
+    };
+    patterns.any(is_asked_for)
 }
 
 fn ruling(selection: &Selection, world: &World, flow: &Flow, counts: impl Fn(&Policy) -> bool) -> Ruling {
@@ -52,6 +88,13 @@ fn first_match(policies: &[&Arc<Policy>], world: &World, flow: &Flow) -> Option<
             }
         }
     }
+    // A rule by name is of no use to a pod that cannot ask for the name.
+    let asks =
+        matches!(flow.protocol, FlowProtocol::Tcp | FlowProtocol::Udp) && flow.port == 53 && !flow.opaque;
+    if asks && world.resolvers.iter().any(|resolver| resolver.to_canonical() == flow.destination) {
+        let policy = policies.iter().find(|policy| policy.grants_by_name())?;
+        return Some((RuleAction::Allow, RuleRef::implied_dns(policy)));
+    }
     None
 }
 
@@ -67,12 +110,40 @@ fn rule_matches(policy: &Policy, rule: &Rule, world: &World, flow: &Flow) -> boo
         Some(peers) => peers.iter().any(|peer| match peer {
             // A Service brings its own ports, so it is asked for address and port at once.
             Peer::Services(services) => services.iter().any(|name| service_matches(rule, name, world, flow)),
+            Peer::DomainNames(patterns) => names_match(rule, patterns, flow) && ports_match(rule, flow),
             _ => peer_matches(policy, peer, world, flow.destination) && ports_match(rule, flow),
         }),
     }
 }
 
-/// Whether the destination is an address of the peer; Services are seen to elsewhere.
+/// Whether the flow goes by a name that the patterns mean.
+fn names_match(rule: &Rule, patterns: &[NamePattern], flow: &Flow) -> bool {
+    let is_meant = |name: &Name| patterns.iter().any(|pattern| is_name(pattern, name.as_str()));
+    let by_address = flow.names.learned.iter().any(is_meant);
+    let usual = flow.protocol == FlowProtocol::Tcp && (flow.port == 80 || flow.port == 443);
+    if !rule.require_name.unwrap_or(usual) {
+        return by_address;
+    }
+    match &flow.names.shown {
+        Some(Shown::Name(name))
+            if flow.protocol == FlowProtocol::Tcp && flow.names.learned.contains(name) =>
+        {
+            is_meant(name)
+        }
+        _ => rule.action == RuleAction::Deny && by_address,
+    }
+}
+
+fn is_name(pattern: &NamePattern, name: &str) -> bool {
+    match pattern {
+        NamePattern::Exact(exact) => name == exact.as_str(),
+        NamePattern::Below(domain) => {
+            name.strip_suffix(domain.as_str()).is_some_and(|before| before.len() > 1 && before.ends_with('.'))
+        }
+    }
+}
+
+/// Whether the destination is an address of the peer; names and Services are seen to elsewhere.
 fn peer_matches(policy: &Policy, peer: &Peer, world: &World, destination: IpAddr) -> bool {
     match peer {
         Peer::Networks { networks, except } => {
@@ -97,7 +168,7 @@ fn peer_matches(policy: &Policy, peer: &Peer, world: &World, destination: IpAddr
                 && selector.matches_namespace(&pod.namespace, world.namespaces.get(&pod.namespace))
                 && pod.addresses.iter().any(|address| address.to_canonical() == destination)
         }),
-        Peer::Services(_) => false,
+        Peer::DomainNames(_) | Peer::Services(_) => false,
     }
 }
 

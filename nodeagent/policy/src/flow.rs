@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Kind, Tier};
+use crate::model::{Kind, Policy, Tier};
+use crate::name::Name;
 
 /// What a packet that leaves a pod shows of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// Where it goes. An IPv4-mapped IPv6 address is taken for the IPv4 address.
     pub destination: IpAddr,
@@ -21,6 +22,29 @@ pub struct Flow {
     /// What cannot be read matches no Allow rule that needs it, and every Deny rule: an Allow or Pass rule matches
     /// only if it has neither `to` nor `ports`, a Deny rule always, for the packet may hide what the rule denies.
     pub opaque: bool,
+    /// The names that it goes by.
+    pub names: Names,
+}
+
+/// The names of a [`Flow`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Names {
+    /// The names for which a trusted resolver gave the pod the destination, and which still count.
+    pub learned: Vec<Name>,
+    /// What its first payload shows; none as long as nothing was sent.
+    ///
+    /// The opening of a TCP flow is judged as if it showed the first of the learned names with which it may go, or as if
+    /// it showed none if there is no such name. Protocols other than TCP show nothing.
+    pub shown: Option<Shown>,
+}
+
+/// What the first payload of a flow shows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Shown {
+    /// This name, in TLS or HTTP.
+    Name(Name),
+    /// No name, or none that can be read.
+    Unreadable,
 }
 
 /// The protocol of a [`Flow`].
@@ -106,6 +130,14 @@ pub struct RuleId {
     pub index: u32,
     /// The rule's `name`.
     pub name: Option<String>,
+}
+
+impl RuleRef {
+    /// What lets a pod ask its resolvers because of a policy that grants by name: an Allow after the policy's own rules.
+    pub fn implied_dns(policy: &Policy) -> Self {
+        let id = RuleId { index: policy.rules.len() as u32, name: Some("implied DNS".to_owned()) };
+        Self { policy: policy.reference(), rule: Some(id) }
+    }
 }
 
 impl PolicyRef {

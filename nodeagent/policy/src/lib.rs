@@ -24,6 +24,7 @@ mod document;
 pub mod evaluate;
 pub mod flow;
 pub mod model;
+pub mod name;
 pub mod network;
 pub mod parse;
 pub mod select;
@@ -38,14 +39,16 @@ mod ruling_tests;
 
 pub use check::{Warning, WarningKind, check};
 pub use compile::{
-    Class, CompileError, Compiled, CompiledRuling, List, PortEntry, Prefix, compile, compile_within,
+    Class, CompileError, Compiled, CompiledRuling, First, Firsts, List, NameEntry, PortEntry, Prefix, Steps,
+    compile, compile_within,
 };
-pub use evaluate::evaluate;
-pub use flow::{Action, Flow, FlowProtocol, Judgement, PolicyRef, RuleId, RuleRef, Ruling};
+pub use evaluate::{evaluate, may_ask};
+pub use flow::{Action, Flow, FlowProtocol, Judgement, Names, PolicyRef, RuleId, RuleRef, Ruling, Shown};
 pub use model::{
-    DefaultAction, HostNetwork, Kind, Mode, Peer, Policy, PortMatch, PortRange, Posture, Protocol, Rule,
-    RuleAction, Scope, ServiceRef, Source, Tier,
+    DefaultAction, HostNetwork, Kind, Mode, Peer, Policy, PortMatch, PortRange, Posture, Protocol, Queries,
+    Rule, RuleAction, Scope, ServiceRef, Source, Tier,
 };
+pub use name::{Name, NameError, NamePattern};
 pub use network::{Network, NetworkError};
 pub use parse::{PolicyError, Problem, parse};
 pub use select::{Selection, select};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::PolicyRef;
+use crate::name::NamePattern;
 use crate::network::Network;
 use crate::selector::{LabelSelector, Labels};
 
@@ -14,6 +15,9 @@ pub const API_VERSION: &str = "sluice.dev/v1alpha1";
 
 /// The most rules that one policy may hold.
 pub const MAX_RULES: usize = 500;
+
+/// The most `domainNames` that one peer may hold.
+pub const MAX_NAMES: usize = 250;
 
 /// The highest `priority`; 0 is the lowest, and goes first.
 pub const MAX_PRIORITY: u16 = 1000;
@@ -45,6 +49,8 @@ pub struct Policy {
     pub mode: Mode,
     /// `spec.defaultAction`: `Deny` when absent from an `EgressPolicy`, `None` from a `ClusterEgressPolicy`.
     pub default_action: DefaultAction,
+    /// `spec.dns.queries`: `Any` when absent.
+    pub queries: Queries,
     /// `spec.rules`, at most [`MAX_RULES`]; the first match wins.
     pub rules: Vec<Rule>,
 }
@@ -159,6 +165,17 @@ pub enum DefaultAction {
     None,
 }
 
+/// `spec.dns.queries`: what the pod may ask the trusted resolvers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum Queries {
+    /// Any name.
+    #[default]
+    Any,
+    /// Only names that an Allow or Pass rule of a policy that selects the pod means, and those with a search suffix added.
+    /// One such policy is enough to restrict the pod.
+    RuleNames,
+}
+
 /// What the agent does with verdicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Posture {
@@ -182,10 +199,12 @@ pub struct Rule {
     pub to: Option<Vec<Peer>>,
     /// `ports`: any of these. Absent: any protocol and port. Never empty.
     pub ports: Option<Vec<PortMatch>>,
+    /// `requireName`: whether `domainNames` match a flow only if it shows such a name. Absent: on TCP 80 and 443.
+    pub require_name: Option<bool>,
 }
 
 /// `action` of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum RuleAction {
     /// The flow may go.
     Allow,
@@ -215,6 +234,12 @@ pub enum Peer {
     },
     /// `namespaces`: the addresses of all pods of the namespaces, as with [`Peer::Pods`]; `ClusterEgressPolicy` only.
     Namespaces(LabelSelector),
+    /// `domainNames`: the addresses that a trusted resolver gave to the pod for any of these names.
+    ///
+    /// Where a name is required, an Allow or Pass rule matches a TCP flow only if it shows such a name, and the address was
+    /// learned from that very name. A Deny rule then goes by the name shown; if none is, or none that the address was
+    /// learned from, by all that it was learned from. Only TCP can show a name.
+    DomainNames(Vec<NamePattern>),
     /// `services`: the addresses of Services and of what is behind them. The rule's `ports` are the Service's ports.
     Services(Vec<ServiceRef>),
 }
@@ -261,7 +286,21 @@ pub enum Protocol {
     Icmp,
 }
 
+impl Rule {
+    /// Whether the rule grants something by name, for which the pod must be able to ask its resolvers.
+    pub fn grants_by_name(&self) -> bool {
+        self.action != RuleAction::Deny
+            && self.to.iter().flatten().any(|peer| matches!(peer, Peer::DomainNames(_)))
+    }
+}
+
 impl Policy {
+    /// Whether any of its rules grants something by name. Such a policy also allows UDP and TCP 53 to the trusted
+    /// resolvers, after all rules of its tier and before the tier's default.
+    pub fn grants_by_name(&self) -> bool {
+        self.rules.iter().any(Rule::grants_by_name)
+    }
+
     /// The kind of document.
     pub fn kind(&self) -> Kind {
         match self.scope {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::compile::compile;
-use crate::evaluate::evaluate;
-use crate::flow::{Action, Flow, FlowProtocol, Judgement, Ruling};
+use crate::evaluate::{evaluate, may_ask};
+use crate::flow::{Action, Flow, FlowProtocol, Judgement, Names, Ruling, Shown};
 use crate::model::{Posture, Protocol};
 use crate::parse::parse;
 use crate::select::select;
@@ -47,6 +47,8 @@ fn world() -> World {
             .map(|(name, tier)| (name.to_owned(), Labels::from([("tier".to_owned(), tier.to_owned())])))
             .into(),
         services: vec![redis],
+        resolvers: vec!["10.96.0.10".parse().expect("an address")],
+        search: vec!["svc.cluster.local".parse().expect("a name")],
     }
 }
 
@@ -71,9 +73,19 @@ fn baseline(name: &str, spec: &str) -> String {
     policy("ClusterEgressPolicy", name, &format!("tier: Baseline, {spec}"))
 }
 
-/// A flow written as `tcp 10.0.0.1 80`, `icmp 10.0.0.1`, `47 10.0.0.1`; with `opaque` before it if so.
+/// A flow written as `tcp 10.0.0.1 80`, `icmp 10.0.0.1`, `47 10.0.0.1`; with `opaque` before it if so. The names that
+/// the address was learned from may follow as `of=a.test,b.test`, what it shows as `shows=a.test`, or `shows=-` for nothing
+/// that can be read.
 fn flow(text: &str) -> Flow {
-    let mut words: Vec<&str> = text.split(' ').collect();
+    let (with, mut words): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| word.contains('='));
+    let mut names = Names::default();
+    for (field, value) in with.into_iter().filter_map(|word| word.split_once('=')) {
+        match field {
+            "of" => names.learned = value.split(',').map(|name| name.parse().expect("a name")).collect(),
+            _ if value == "-" => names.shown = Some(Shown::Unreadable),
+            _ => names.shown = Some(Shown::Name(value.parse().expect("a name"))),
+        }
+    }
     let opaque = words[0] == "opaque";
     if opaque {
         words.remove(0);
@@ -86,7 +98,8 @@ fn flow(text: &str) -> Flow {
         "icmp" => FlowProtocol::Icmp,
         number => FlowProtocol::Other(number.parse().expect("a protocol number")),
     };
-    Flow { destination, protocol, port: words.get(2).map_or(0, |port| port.parse().expect("a port")), opaque }
+    let port = words.get(2).map_or(0, |port| port.parse().expect("a port"));
+    Flow { destination, protocol, port, opaque, names }
 }
 
 fn judge(policies: &[String], posture: Posture, flow: &Flow) -> Judgement {
@@ -380,5 +393,179 @@ fn the_posture_decides_what_is_applied() {
             (told(&judgement.applied).as_str(), told(&judgement.reported).as_str()),
             (applied, reported)
         );
+    }
+}
+
+#[test]
+fn a_domain_rule_opens_what_was_learned_to_flows_that_show_the_name() {
+    let rule = "{action: Allow, to: [{domainNames: [good.test, \"*.cdn.test\"]}]}";
+    let (open, closed) =
+        ("Allow by EgressPolicy shop/mine, rule 0", "Deny by EgressPolicy shop/mine, default action");
+    rows(
+        &[own("mine", &format!("rules: [{rule}]"))],
+        &[
+            ("tcp 203.0.113.1 443 of=good.test shows=good.test", open),
+            ("tcp 203.0.113.1 443 of=other.test,good.test shows=good.test", open),
+            ("tcp 203.0.113.1 80 of=a.b.cdn.test shows=a.b.cdn.test", open),
+            // Before anything is shown, the handshake passes if some name would do.
+            ("tcp 203.0.113.1 443 of=other.test,good.test", open),
+            ("tcp 203.0.113.1 443 of=other.test", closed),
+            ("tcp 203.0.113.1 443", closed),
+            // A shared address opens nothing else, and a name that was not asked for opens nothing.
+            ("tcp 203.0.113.1 443 of=good.test shows=evil.test", closed),
+            ("tcp 203.0.113.1 443 of=good.test shows=a.cdn.test", closed),
+            ("tcp 203.0.113.1 443 of=good.test shows=-", closed),
+            ("tcp 203.0.113.1 443 of=other.test shows=good.test", closed),
+            ("tcp 203.0.113.1 443 of=x.good.test shows=x.good.test", closed),
+            ("tcp 203.0.113.1 443 of=cdn.test shows=cdn.test", closed),
+            ("tcp 203.0.113.1 443 of=xcdn.test shows=xcdn.test", closed),
+            // Elsewhere the address is enough.
+            ("tcp 203.0.113.1 5432 of=good.test shows=-", open),
+            ("udp 203.0.113.1 443 of=good.test", open),
+            ("icmp 203.0.113.1 of=good.test", open),
+            ("udp 203.0.113.1 443 of=other.test", closed),
+            ("opaque tcp 203.0.113.1 443 of=good.test shows=good.test", closed),
+        ],
+    );
+}
+
+#[test]
+fn require_name_says_where_a_name_must_be_shown() {
+    let rule = |required: bool| {
+        format!("{{action: Allow, to: [{{domainNames: [good.test]}}], requireName: {required}}}")
+    };
+    let (open, closed) =
+        ("Allow by EgressPolicy shop/mine, rule 0", "Deny by EgressPolicy shop/mine, default action");
+    rows(
+        &[own("mine", &format!("rules: [{}]", rule(false)))],
+        &[
+            ("tcp 203.0.113.1 443 of=good.test shows=evil.test", open),
+            ("tcp 203.0.113.1 443 of=good.test shows=-", open),
+            ("tcp 203.0.113.1 443 of=evil.test shows=good.test", closed),
+        ],
+    );
+    rows(
+        &[own("mine", &format!("rules: [{}]", rule(true)))],
+        &[
+            ("tcp 203.0.113.1 5432 of=good.test shows=good.test", open),
+            ("tcp 203.0.113.1 5432 of=good.test shows=-", closed),
+            // Only TCP can show a name.
+            ("udp 203.0.113.1 443 of=good.test", closed),
+        ],
+    );
+}
+
+#[test]
+fn a_deny_by_name_goes_by_the_readable_name_else_by_what_was_learned() {
+    let deny = "{action: Deny, to: [{domainNames: [evil.test]}]}";
+    let good = "{action: Allow, to: [{domainNames: [good.test]}]}";
+    let denied = "Deny by EgressPolicy shop/mine, rule 0";
+    rows(
+        &[own("mine", &format!("rules: [{deny}, {good}]"))],
+        &[
+            (
+                "tcp 203.0.113.1 443 of=evil.test,good.test shows=good.test",
+                "Allow by EgressPolicy shop/mine, rule 1",
+            ),
+            ("tcp 203.0.113.1 443 of=evil.test,good.test shows=evil.test", denied),
+            ("tcp 203.0.113.1 443 of=evil.test,good.test shows=-", denied),
+            ("tcp 203.0.113.1 443 of=evil.test,good.test", "Allow by EgressPolicy shop/mine, rule 1"),
+            ("tcp 203.0.113.1 443 of=evil.test", denied),
+            ("tcp 203.0.113.1 22 of=evil.test,good.test", denied),
+        ],
+    );
+    rows(
+        &[own("mine", &format!("rules: [{deny}, {{action: Allow}}]"))],
+        &[
+            (
+                "tcp 203.0.113.1 443 of=evil.test,x.test shows=x.test",
+                "Allow by EgressPolicy shop/mine, rule 1",
+            ),
+            ("tcp 203.0.113.1 443 of=evil.test,x.test shows=evil.test", denied),
+            ("tcp 203.0.113.1 443 of=x.test shows=evil.test", "Allow by EgressPolicy shop/mine, rule 1"),
+        ],
+    );
+}
+
+#[test]
+fn a_networks_rule_asks_for_no_name_beside_a_domain_rule() {
+    let rules = "{action: Allow, to: [{domainNames: [good.test]}]}, {action: Allow, to: [{networks: [203.0.113.0/24]}]}";
+    rows(
+        &[own("mine", &format!("rules: [{rules}]"))],
+        &[
+            ("tcp 203.0.113.1 443 of=good.test shows=-", "Allow by EgressPolicy shop/mine, rule 1"),
+            ("tcp 203.0.113.1 443 of=good.test shows=good.test", "Allow by EgressPolicy shop/mine, rule 0"),
+            ("tcp 198.51.100.1 443 of=good.test shows=-", "Deny by EgressPolicy shop/mine, default action"),
+        ],
+    );
+    // An exception cuts only its own peer, and a public name may have a private address.
+    rows(
+        &[own(
+            "mine",
+            "rules: [{action: Allow, to: [{networks: [10.0.0.0/8], except: [10.9.0.0/16]}, {domainNames: [good.test]}]}]",
+        )],
+        &[("tcp 10.9.0.1 443 of=good.test shows=good.test", "Allow by EgressPolicy shop/mine, rule 0")],
+    );
+}
+
+#[test]
+fn a_domain_rule_brings_the_way_to_the_resolvers_last_in_its_tier() {
+    let good = "{action: Allow, to: [{domainNames: [good.test]}]}";
+    let implied = "Allow by EgressPolicy shop/mine, rule 1 (implied DNS)";
+    rows(
+        &[own("mine", &format!("rules: [{good}]"))],
+        &[
+            ("udp 10.96.0.10 53", implied),
+            ("tcp 10.96.0.10 53", implied),
+            ("tcp 10.96.0.10 853", "Deny by EgressPolicy shop/mine, default action"),
+            ("udp 10.96.0.11 53", "Deny by EgressPolicy shop/mine, default action"),
+        ],
+    );
+    rows(
+        &[
+            admin("guard", "rules: [{action: Deny, to: [{networks: [10.96.0.10/32]}]}]"),
+            own("mine", &format!("rules: [{good}]")),
+        ],
+        &[("udp 10.96.0.10 53", "Deny by ClusterEgressPolicy guard, rule 0")],
+    );
+    rows(
+        &[own("mine", &format!("rules: [{good}, {{action: Deny, ports: [{{port: 53, protocol: UDP}}]}}]"))],
+        &[("udp 10.96.0.10 53", "Deny by EgressPolicy shop/mine, rule 1")],
+    );
+    // A Deny by name grants nothing.
+    rows(
+        &[own("mine", "rules: [{action: Deny, to: [{domainNames: [good.test]}]}]")],
+        &[("udp 10.96.0.10 53", "Deny by EgressPolicy shop/mine, default action")],
+    );
+}
+
+#[test]
+fn questions_may_be_restricted_to_the_names_of_rules() {
+    let rules = "rules: [{action: Deny, to: [{domainNames: [evil.test]}]}, \
+                 {action: Allow, to: [{domainNames: [good.test, \"*.cdn.test\"]}]}]";
+    let world = world();
+    let asked = |spec: &str, name: &str| {
+        let text = own("mine", spec);
+        let set = PolicySet::new(parse("table.yaml", &text).expect("valid")).expect("no duplicates");
+        let selection = select(&set, &world.pods[0], world.namespaces.get("shop"));
+        let name = name.parse().expect("a name");
+        let reference = may_ask(&selection, &world, Posture::Enforce, &name);
+        assert_eq!(compile(&selection, &world, Posture::Enforce).may_ask(&name), reference, "{name}");
+        reference
+    };
+    for (name, may) in [
+        ("good.test", true),
+        ("a.b.cdn.test", true),
+        ("good.test.svc.cluster.local", true),
+        ("a.cdn.test.svc.cluster.local", true),
+        ("cdn.test", false),
+        ("evil.test", false),
+        ("x.good.test", false),
+        ("c2VjcmV0.tunnel.test", false),
+        ("svc.cluster.local", false),
+    ] {
+        assert_eq!(asked(&format!("dns: {{queries: RuleNames}}, {rules}"), name), may, "{name}");
+        assert!(asked(rules, name), "{name}");
+        assert!(asked(&format!("mode: Audit, dns: {{queries: RuleNames}}, {rules}"), name), "{name}");
     }
 }

@@ -54,10 +54,16 @@ impl Selection {
         rules.flat_map(|rule| rule.to.iter().flatten()).any(|peer| !matches!(peer, Peer::Networks { .. }))
     }
 
+    /// Whether what the policies rule depends on names, and so on who answers for them.
+    pub fn names_domains(&self) -> bool {
+        let rules = self.tiers().into_iter().flatten().flat_map(|policy| &policy.rules);
+        rules.flat_map(|rule| rule.to.iter().flatten()).any(|peer| matches!(peer, Peer::DomainNames(_)))
+    }
+
     /// Whether what the policies rule depends on this pod. `namespace_labels` are those of its namespace, where known.
     pub fn names(&self, pod: &PodInfo, namespace_labels: Option<&Labels>) -> bool {
         let is_named = |policy: &Policy, peer: &Peer| match peer {
-            Peer::Networks { .. } => false,
+            Peer::Networks { .. } | Peer::DomainNames(_) => false,
             Peer::Pods { pod_selector, namespace_selector } => {
                 let in_namespace = match (namespace_selector, policy.namespace()) {
                     (Some(selector), _) => selector.matches_namespace(&pod.namespace, namespace_labels),

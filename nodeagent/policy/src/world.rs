@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::model::Protocol;
+use crate::name::Name;
 use crate::selector::Labels;
 
 /// Everything that peers can name. On a host without Kubernetes it holds just the node's own governed pods.
@@ -17,6 +18,10 @@ pub struct World {
     pub namespaces: BTreeMap<String, Labels>,
     /// The Services, in any order.
     pub services: Vec<ServiceInfo>,
+    /// The trusted resolvers, in any order: whose answers are believed, and to whom domain rules allow questions.
+    pub resolvers: Vec<IpAddr>,
+    /// The suffixes that pods add to names when they ask.
+    pub search: Vec<Name>,
 }
 
 /// A pod.

@@ -16,6 +16,7 @@ use sluice_policy::PolicySet;
 use super::events::Line;
 use super::features::Feature;
 use super::hub::Observe;
+use super::learned::LearnedName;
 use super::metrics::LostAt;
 use super::store::Record;
 use super::{Shared, observe, server};
@@ -35,6 +36,13 @@ pub enum Question {
     Status,
     /// Events: [`Answer::Event`] and [`Answer::Lost`] as they come, then [`Answer::End`].
     Observe(Observe),
+    /// What a pod has learned from DNS.
+    Dns {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// What the agent answers.
@@ -51,6 +59,8 @@ pub enum Answer {
     Lost(u64),
     /// That was all.
     End,
+    /// To [`Question::Dns`].
+    Dns(Vec<LearnedName>),
     /// The question was not taken.
     Refused(Refusal),
 }
@@ -159,6 +169,9 @@ pub(super) async fn converse(
     shared: Arc<Shared>,
 ) -> Result<(), FrameError> {
     match server::receive::<Question>(&mut stream, &shared).await? {
+        Ok(Question::Dns { namespace, name }) => {
+            server::send(&mut stream, &super::learned::answer(&shared, &namespace, &name)).await
+        }
         Ok(Question::Status) => match status(&shared) {
             Ok((status, pods)) => {
                 server::send(&mut stream, &Answer::Status(Box::new(status))).await?;

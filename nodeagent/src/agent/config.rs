@@ -4,9 +4,10 @@
 //! is refused whole, and the agent does not start: half a configuration is nobody's.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -21,9 +22,11 @@ use super::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Options};
 pub const DEFAULT_FILE: &str = "/etc/sluice/agent.yaml";
 const DEFAULT_POLICIES: &str = "/etc/sluice/policies";
 /// Metrics and probes: on loopback only.
-const DEFAULT_METRICS: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9470);
+const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9470);
 const DEFAULT_LOG: &str = "info";
+/// Seconds.
+const DEFAULT_DNS_FLOOR: u32 = 5;
+const DEFAULT_DNS_GRACE: u32 = 30;
 
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +88,20 @@ pub struct Settings {
     /// The node's name in events [default: the host's name].
     #[arg(long, env = "SLUICE_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
+    /// Believe the answers of these resolvers only, separated by commas [default: those of the node].
+    ///
+    /// The node's are those of /run/systemd/resolve/resolv.conf or /etc/resolv.conf. Rules with domainNames also allow
+    /// questions to them.
+    #[arg(long, env = "SLUICE_RESOLVERS", value_name = "ADDRESS", value_delimiter = ',')]
+    resolvers: Option<Vec<IpAddr>>,
+    /// Let an address that a name led to count for at least so many seconds [default: 5].
+    #[arg(long, env = "SLUICE_DNS_FLOOR", value_name = "SECONDS")]
+    dns_floor: Option<u32>,
+    /// Let it count so many seconds past its TTL, for clients that ask later than they should [default: 30].
+    ///
+    /// A JVM keeps what it was told for 30 seconds by default.
+    #[arg(long, env = "SLUICE_DNS_GRACE", value_name = "SECONDS")]
+    dns_grace: Option<u32>,
     /// Serve /metrics, /readyz and /healthz here; empty for nowhere [default: 127.0.0.1:9470].
     ///
     /// Whoever reaches the address may read them: there is no password. They name neither pods nor addresses.
@@ -141,6 +158,9 @@ impl Settings {
             posture: self.posture.or(file.posture),
             output: self.output.or(file.output),
             node_name: self.node_name.or(file.node_name),
+            resolvers: self.resolvers.or(file.resolvers),
+            dns_floor: self.dns_floor.or(file.dns_floor),
+            dns_grace: self.dns_grace.or(file.dns_grace),
             metrics_address: self.metrics_address.or(file.metrics_address),
             log: self.log.or(file.log),
             exclude_networks: self.exclude_networks.or(file.exclude_networks),
@@ -162,6 +182,9 @@ impl Settings {
             posture: Some(PostureSetting::Enforce),
             output: Some(Format::Text),
             node_name: Some(host()),
+            resolvers: Some(Vec::new()),
+            dns_floor: Some(DEFAULT_DNS_FLOOR),
+            dns_grace: Some(DEFAULT_DNS_GRACE),
             metrics_address: Some(Listen::At(DEFAULT_METRICS)),
             log: Some(DEFAULT_LOG.to_owned()),
             exclude_networks: Some(Vec::new()),
@@ -183,6 +206,9 @@ impl Settings {
             posture: all.posture.map_or(Posture::Enforce, Posture::from),
             output: all.output.unwrap_or(Format::Text),
             node_name: all.node_name.unwrap_or_default(),
+            resolvers: all.resolvers.unwrap_or_default(),
+            dns_floor: Duration::from_secs(all.dns_floor.unwrap_or(DEFAULT_DNS_FLOOR).into()),
+            dns_grace: Duration::from_secs(all.dns_grace.unwrap_or(DEFAULT_DNS_GRACE).into()),
             metrics_address: match all.metrics_address {
                 Some(Listen::At(address)) => Some(address),
                 Some(Listen::Nowhere) | None => None,

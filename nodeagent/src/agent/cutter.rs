@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use sluice_policy::{Action, Compiled, Flow, FlowProtocol};
+use sluice_policy::{Action, Compiled, Flow, FlowProtocol, Names};
 
 use super::sockets::{self, Socket};
 
@@ -37,12 +37,18 @@ impl Cut {
             protocol: FlowProtocol::Tcp,
             port: socket.remote.port(),
             opaque: false,
+            names: Names::default(),
         };
         socket.own_of == Some(self.slot)
             && !socket.is_listener()
             && !remote.is_loopback()
             && !self.own.contains(&remote)
-            && self.compiled.judge(&flow).applied == Action::Deny
+            && if self.compiled.goes_by_name(&flow) {
+                // What it showed is known to the kernel alone, which judges it again when it sends something.
+                socket.is_denied
+            } else {
+                self.compiled.judge(&flow).applied == Action::Deny
+            }
     }
 }
 

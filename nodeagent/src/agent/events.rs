@@ -15,7 +15,9 @@ use sluice_policy::{PolicyRef, RuleRef};
 
 use super::node::Node;
 use super::store::Record;
-use crate::datapath::address_from;
+use crate::datapath::{Event, address_from};
+
+mod names;
 
 /// The version of [`Line`].
 pub const SCHEMA: u32 = 1;
@@ -28,6 +30,12 @@ pub enum Kind {
     Connect,
     /// A flow was denied, or would have been: see [`Line::action`].
     Deny,
+    /// A question left, or its answer came: see [`Line::reason`].
+    Dns,
+    /// The first payload of a TLS flow showed a name, or none.
+    Tls,
+    /// The first payload of an HTTP flow did.
+    Http,
 }
 
 /// What was done.
@@ -52,6 +60,8 @@ pub enum Hook {
     Sendmsg,
     /// When a packet left the pod's socket.
     Egress,
+    /// When one reached it.
+    Ingress,
     /// At the host's end of the pod's link.
     Wire,
 }
@@ -69,13 +79,16 @@ pub enum Qos {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Connect, Self::Deny];
+    pub const ALL: [Self; 5] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Deny => "deny",
+            Self::Dns => "dns",
+            Self::Tls => "tls",
+            Self::Http => "http",
         }
     }
 }
@@ -105,7 +118,7 @@ impl Action {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Connect, Self::Sendmsg, Self::Egress, Self::Wire];
+    pub const ALL: [Self; 5] = [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -113,6 +126,7 @@ impl Hook {
             Self::Connect => "connect",
             Self::Sendmsg => "sendmsg",
             Self::Egress => "egress",
+            Self::Ingress => "ingress",
             Self::Wire => "wire",
         }
     }
@@ -125,7 +139,7 @@ pub struct Line {
     pub v: u32,
     /// When, in RFC 3339 with nanoseconds.
     pub ts: jiff::Timestamp,
-    /// `connect`: a connection is being opened. `deny`: a flow was denied, or would have been (see `action`).
+    /// What happened.
     pub kind: Kind,
     /// The pod; none if it is not known any more.
     pub pod: Option<PodLine>,
@@ -139,6 +153,14 @@ pub struct Line {
     pub dport: Option<u16>,
     /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, or a protocol number.
     pub proto: String,
+    /// The name that was asked for or shown, or that led to the destination.
+    pub domain: Option<String>,
+    /// The type that was asked for, as in zone files.
+    pub dns_type: Option<String>,
+    /// The code of a resolver's answer, as resolvers write it.
+    pub dns_code: Option<String>,
+    /// The first addresses of a resolver's answer.
+    pub answers: Option<Vec<IpAddr>>,
     /// The process, where it is known.
     pub pid: Option<u32>,
     /// Its command name.
@@ -151,7 +173,7 @@ pub struct Line {
     pub rule: Option<String>,
     /// Why, in words.
     pub reason: String,
-    /// Where it was seen: `connect`, `sendmsg`, `egress`, or `wire` for the host's end of the pod's link.
+    /// Where it was seen.
     pub hook: Hook,
     /// Packets of this flow denied since the last event about it, which had none of their own.
     pub repeats: u64,
@@ -186,7 +208,14 @@ impl Describer {
     }
 
     /// Describes an event.
-    pub fn describe(&self, event: &FlowEvent, node: &Node) -> Line {
+    pub fn describe(&self, event: &Event, node: &Node) -> Line {
+        match event {
+            Event::Flow(flow) => self.flow(flow, node),
+            Event::Name(event) => names::describe(event, self.flow(&event.flow, node)),
+        }
+    }
+
+    fn flow(&self, event: &FlowEvent, node: &Node) -> Line {
         let record = node.record(event.endpoint);
         let denied = event.ruling.applied == action::DENY;
         let (index, done) = match (event.kind, denied) {
@@ -208,6 +237,10 @@ impl Describer {
             dst: destination,
             dport: has_ports.then_some(event.remote_port),
             proto: protocol_name(event.protocol, destination),
+            domain: node.domain(event),
+            dns_type: None,
+            dns_code: None,
+            answers: None,
             pid: (event.pid != 0).then_some(event.pid),
             comm: (event.pid != 0).then(|| text(&event.comm)),
             action: done,
@@ -218,6 +251,7 @@ impl Describer {
                 hook::CONNECT => Hook::Connect,
                 hook::SENDMSG => Hook::Sendmsg,
                 hook::WIRE => Hook::Wire,
+                hook::INGRESS => Hook::Ingress,
                 _ => Hook::Egress,
             },
             repeats: event.repeats,
@@ -238,7 +272,13 @@ impl Describer {
 
 /// The kind of an event.
 pub fn kind_of(event: &FlowEvent) -> Kind {
-    if event.kind == kind::CONNECT { Kind::Connect } else { Kind::Deny }
+    match event.kind {
+        kind::CONNECT => Kind::Connect,
+        kind::QUESTION | kind::ANSWER | kind::FORGOTTEN => Kind::Dns,
+        kind::TLS => Kind::Tls,
+        kind::HTTP => Kind::Http,
+        _ => Kind::Deny,
+    }
 }
 
 impl fmt::Display for Line {
@@ -269,6 +309,12 @@ impl Line {
             (address, Some(port)) => write!(f, "{address}:{port}")?,
             (address, None) => write!(f, "{address}")?,
         }
+        if let Some(kind) = &self.dns_type {
+            write!(f, " {kind}")?;
+        }
+        if let Some(domain) = &self.domain {
+            write!(f, " {domain}")?;
+        }
         write!(f, " {faint}({}){faint:#}", self.reason)?;
         if self.repeats > 0 {
             write!(f, " and {} more", self.repeats)?;
@@ -291,13 +337,23 @@ fn reason(event: &FlowEvent, index: u32, rules_known: bool, rule: Option<&RuleRe
     };
     let by = match (event.reason, rule) {
         (reason::POLICY_MISSING, _) => "its policy is not in the kernel".to_owned(),
+        (reason::QUESTION, _) => {
+            "a question for a name that no rule opens (dns.queries: RuleNames)".to_owned()
+        }
         (_, Some(rule)) => rule.to_string(),
         (_, None) if index == NO_RULE && event.policy == 0 => "no policy selects the pod".to_owned(),
         (_, None) if index == NO_RULE => "no rule matches".to_owned(),
         (_, None) if rules_known => format!("rule {index} of compiled policy {}", event.policy),
         (_, None) => "a policy of an earlier agent".to_owned(),
     };
-    by + unreadable
+    let named = match event.reason {
+        reason::NAME_AWAITED => ", if it shows a name that may",
+        reason::NAME_SHOWN if event.ruling.applied == action::DENY => {
+            ", by the name that it shows or for want of one"
+        }
+        _ => "",
+    };
+    by + unreadable + named
 }
 
 /// A policy as [`Line::policy`] names it.

@@ -1,7 +1,7 @@
 //! `sluice agent`: keeps the kernel at what the policies say, and tells what it saw.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +35,7 @@ pub mod features;
 mod guards;
 mod http;
 pub mod hub;
+pub mod learned;
 mod memory;
 pub mod metrics;
 pub mod node;
@@ -42,6 +43,7 @@ mod observe;
 mod output;
 pub mod policies;
 pub mod readiness;
+pub mod resolvers;
 mod server;
 mod sockets;
 mod spool;
@@ -80,6 +82,12 @@ pub struct Options {
     pub posture: Posture,
     /// How events are printed.
     pub output: Format,
+    /// A TTL that is shorter counts as this.
+    pub dns_floor: Duration,
+    /// How long past its TTL an address still counts.
+    pub dns_grace: Duration,
+    /// Whose answers are believed; none: those that the node's own configuration names.
+    pub resolvers: Vec<IpAddr>,
     /// The node's name in events.
     pub node_name: String,
     /// Where metrics and probes are served, if they are.
@@ -180,9 +188,14 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let (datapath, events) = Datapath::open(&place)?;
     let capacities = datapath::capacities(&place)?;
     let store = Store::open(&options.run_dir)?;
-    let node = Node::open(datapath, store, hierarchy, options.posture)?;
+    let mut node = Node::open(datapath, store, hierarchy, options.posture)?;
     let features = features::probe(&node);
     features::tell(&features);
+    let resolvers = resolvers::Source::new(&options.resolvers);
+    // Before any policy is compiled: rules by name open the way to them.
+    node.set_resolvers(resolvers.read())?;
+    node.set_lifetimes(options.dns_floor, options.dns_grace)?;
+    node.find_own_addresses()?;
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;
     let loaded = directory.load();
@@ -248,7 +261,7 @@ async fn serve(
         }
     }
     watching.spawn(watch::run(directory, Arc::clone(&shared)));
-    watching.spawn(sweep(Arc::clone(&shared)));
+    watching.spawn(sweep(Arc::clone(&shared), resolvers::Source::new(&options.resolvers)));
     watching.spawn(unregistered::run(Arc::clone(&shared)));
     guards::start(Arc::clone(&shared))?;
     watching.spawn(spool::run(Spool::new(&options.run_dir), Arc::clone(&shared)));
@@ -306,12 +319,18 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-async fn sweep(shared: Arc<Shared>) -> anyhow::Result<()> {
+async fn sweep(shared: Arc<Shared>, resolvers: resolvers::Source) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
         if let Err(error) = shared.node().sweep() {
             tracing::error!(%error, "cannot remove what is not used any more");
+        }
+        if let Err(error) = shared.node().set_resolvers(resolvers.read()) {
+            tracing::error!(%error, "cannot take up the resolvers that the node has now");
+        }
+        if let Err(error) = shared.node().find_own_addresses() {
+            tracing::error!(%error, "cannot take up the addresses that the node has now");
         }
     }
 }

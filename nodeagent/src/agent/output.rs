@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
+use sluice_abi::{kind, reason};
 use sluice_policy::Network;
 use tokio::io::unix::AsyncFd;
 
@@ -13,7 +14,7 @@ use super::Shared;
 use super::drain::Stop;
 use super::events::{Describer, Line, kind_of};
 use super::metrics::{Filtered, LostAt};
-use crate::datapath::{Events, address_from, read_event};
+use crate::datapath::{Event, Events, address_from, read_event};
 
 /// Lines that may wait for a slow reader; past that they are counted and dropped.
 const WAITING: usize = 8192;
@@ -86,12 +87,23 @@ impl Pump {
         while let Some(item) = ring.next() {
             let Some(event) = read_event(&item) else { continue };
             drop(item);
-            let to = Network::host(address_from(event.remote));
+            let flow = match &event {
+                Event::Flow(flow) => flow,
+                Event::Name(event) => &event.flow,
+            };
+            let mut node = self.shared.node();
+            // Its client waits for an answer that will not come.
+            if flow.kind == kind::DENY && flow.reason == reason::NAME_SHOWN {
+                node.end_denied(flow.endpoint);
+            }
+            let to = Network::host(address_from(flow.remote));
             if self.excluded.iter().any(|network| network.covers(&to)) {
-                self.shared.metrics.filtered(kind_of(&event), Filtered::Excluded, 1);
+                drop(node);
+                self.shared.metrics.filtered(kind_of(flow), Filtered::Excluded, 1);
                 continue;
             }
-            let line = Arc::new(self.describer.describe(&event, &self.shared.node()));
+            let line = Arc::new(self.describer.describe(&event, &node));
+            drop(node);
             match self.lines.try_send(Arc::clone(&line)) {
                 Ok(()) if lost > 0 => {
                     tracing::warn!(

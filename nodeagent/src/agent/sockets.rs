@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 use nix::libc;
-use sluice_abi::{FlowValue, direction};
+use sluice_abi::{FlowValue, direction, state as flow_state};
 
 use crate::netlink::{NLA_F_NESTED, Netlink, attribute, find, in_namespace};
 
@@ -49,6 +49,8 @@ pub(super) struct Socket {
     pub(super) remote: SocketAddr,
     /// The slot of the endpoint whose own flow the kernel judged it to be; none for a reply, and if it judged nothing.
     pub(super) own_of: Option<u32>,
+    /// The kernel denied its flow, the last time that it sent something.
+    pub(super) is_denied: bool,
 }
 
 impl Socket {
@@ -83,7 +85,15 @@ pub(super) fn destroy(
 pub(super) fn can_end() -> bool {
     let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
     let family = libc::AF_INET as u8;
-    let socket = Socket { family, id: [0; ID], state: 0, local: nobody, remote: nobody, own_of: None };
+    let socket = Socket {
+        family,
+        id: [0; ID],
+        state: 0,
+        local: nobody,
+        remote: nobody,
+        own_of: None,
+        is_denied: false,
+    };
     let asked = Netlink::open(libc::NETLINK_SOCK_DIAG).and_then(|diag| end(&diag, &socket));
     asked.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT))
 }
@@ -147,6 +157,9 @@ fn read_socket(message: &[u8]) -> Option<Socket> {
         let slot = value.get(std::mem::offset_of!(FlowValue, slot)..)?.first_chunk()?;
         is_own.then_some(u32::from_ne_bytes(*slot))
     });
+    let is_denied = value
+        .and_then(|value| value.get(std::mem::offset_of!(FlowValue, state)))
+        .is_some_and(|state| *state == flow_state::DENIED);
     if state == TCP_TIME_WAIT {
         return None;
     }
@@ -157,5 +170,6 @@ fn read_socket(message: &[u8]) -> Option<Socket> {
         local: SocketAddr::new(address(4), port(0)),
         remote: SocketAddr::new(address(20), port(2)),
         own_of,
+        is_denied,
     })
 }

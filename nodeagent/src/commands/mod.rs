@@ -12,6 +12,7 @@ use crate::agent::store;
 use crate::{datapath, selftest};
 
 pub(crate) mod agent;
+pub(crate) mod dns;
 pub(crate) mod observe;
 pub(crate) mod pods;
 pub mod policy;

@@ -9,7 +9,7 @@
 //! does are made beside the old ones, and filled. Then [`Datapath::attach`] exchanges the program behind each pinned link
 //! in one step, and the old maps go. Until then the programs of the earlier agent go on with what they have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -17,18 +17,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sluice_abi::{
     ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, MAX_ENDPOINTS,
-    MAX_OWN_ADDRESSES, PortKey, RulingValue, SlotWord, V4_MAPPED, counter, endpoint, layout,
+    MAX_OWN_ADDRESSES, NameEvent, NameKey, NamedValue, PortKey, PortValue, SlotWord, StepsKey, StepsValue,
+    V4_MAPPED, counter, endpoint, layout, tail,
 };
 
 mod install;
 mod links;
+mod names;
 mod programs;
 mod shared;
 mod sys;
@@ -36,6 +38,8 @@ mod usage;
 
 pub use install::Ruleset;
 pub use links::guard_gone;
+use names::Names;
+pub use names::{Learned, name_text};
 pub use programs::LoadedProgram;
 use shared::Shared;
 pub use sys::TestRun;
@@ -54,6 +58,16 @@ const PROGRAMS: [(&str, AttachType); 7] = [
     ("sendmsg6", AttachType::Udp6Sendmsg),
     ("ingress", AttachType::InetIngress),
     ("egress", AttachType::InetEgress),
+];
+
+/// The programs that others hand packets on to: by name, in which array, at which index.
+const TAILS: [(&str, &str, u32); 6] = [
+    ("question", "EGRESS_TAILS", tail::QUESTION),
+    ("hello", "EGRESS_TAILS", tail::HELLO),
+    ("named", "EGRESS_TAILS", tail::NAMED),
+    ("answer", "INGRESS_TAILS", tail::ANSWER),
+    ("walk", "INGRESS_TAILS", tail::WALK),
+    ("learn", "INGRESS_TAILS", tail::LEARN),
 ];
 
 /// Why the kernel side is not as it was asked to be.
@@ -128,6 +142,9 @@ pub enum DatapathError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A pattern whose name the kernel's keys do not take.
+    #[error("`{0}` is no name that the kernel can hold; remove it from the policy")]
+    Name(String),
     /// A map is missing from the object: the build is broken.
     #[error("the kernel object has no `{0}`; build again from a clean tree")]
     Missing(&'static str),
@@ -137,10 +154,15 @@ pub enum DatapathError {
 pub struct Datapath {
     endpoints: HashMap<MapData, u64, EndpointValue>,
     addresses: LpmTrie<MapData, AddressKey, u32>,
-    ports: LpmTrie<MapData, PortKey, RulingValue>,
+    ports: LpmTrie<MapData, PortKey, PortValue>,
+    steps: HashMap<MapData, StepsKey, StepsValue>,
+    patterns: LpmTrie<MapData, NameKey, NamedValue>,
     links: HashMap<MapData, u32, u64>,
     replies: HashMap<MapData, ConversationKey, u64>,
     counters: PerCpuArray<MapData, u64>,
+    names: Names,
+    /// The arrays of [`TAILS`], once they are filled.
+    tails: BTreeMap<&'static str, ProgramArray<MapData>>,
     config: Shared,
     slots: Shared,
     next_policy: u32,
@@ -206,7 +228,7 @@ impl Datapath {
             loader.map_pin_path(name, place.map(name));
         }
         let mut object = loader.load(OBJECT).map_err(Box::new)?;
-        for (name, _) in PROGRAMS {
+        for name in PROGRAMS.iter().map(|(name, _)| *name).chain(TAILS.iter().map(|(name, ..)| *name)) {
             load(&mut object, name)?;
         }
         links::load_guards(&mut object)?;
@@ -232,9 +254,13 @@ impl Datapath {
             endpoints: take(object, "ENDPOINTS")?,
             addresses: take(object, "ADDRESSES")?,
             ports: take(object, "PORTS")?,
+            steps: take(object, "STEPS")?,
+            patterns: take(object, "NAMES")?,
             links: take(object, "LINKS")?,
             replies: take(object, "REPLIES")?,
             counters: take(object, "COUNTERS")?,
+            names: Names::take(object)?,
+            tails: BTreeMap::new(),
             slots: shared("SLOTS", MAX_ENDPOINTS as usize)?,
             config: shared("CONFIG", size_of::<ConfigValue>() / size_of::<u64>())?,
             next_policy: 1,
@@ -268,6 +294,7 @@ impl Datapath {
         };
         let cgroup = fs::File::open(root).map_err(io("open", root))?;
         let wanted = cgroup.metadata().map_err(io("look at", root))?.ino();
+        self.fill_tails()?;
         for (name, at) in PROGRAMS {
             let program = self.object.program(name).ok_or(DatapathError::Missing(name))?;
             let refused = |source| DatapathError::Program { name, source: Box::new(source) };
@@ -300,6 +327,14 @@ impl Datapath {
             let (key, list) = entry.map_err(map_error("ADDRESSES"))?;
             self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
             self.next_list = self.next_list.max(list + 1);
+        }
+        for entry in &self.patterns {
+            let (key, value) = entry.map_err(map_error("NAMES"))?;
+            self.next_policy = self.next_policy.max({ key.data() }.policy + 1);
+            self.next_list = self.next_list.max(value.list + 1);
+        }
+        for key in self.steps.keys() {
+            self.next_policy = self.next_policy.max(key.map_err(map_error("STEPS"))?.policy + 1);
         }
         for key in self.ports.keys() {
             self.next_list = self.next_list.max({ key.map_err(map_error("PORTS"))?.data() }.list + 1);
@@ -359,7 +394,8 @@ impl Datapath {
 
     /// Makes a cgroup an endpoint no longer. What was never one is no error.
     pub fn remove_endpoint(&mut self, cgroup: u64) -> Result<(), DatapathError> {
-        install::gone(self.endpoints.remove(&cgroup), "ENDPOINTS")
+        install::gone(self.endpoints.remove(&cgroup), "ENDPOINTS")?;
+        self.forget_learned(cgroup)
     }
 
     /// Every endpoint that the kernel knows: cgroup id and slot.
@@ -411,14 +447,27 @@ pub fn test_run(
     sys::test_run(program, packet, interface, repeat).map_err(|source| DatapathError::TestRun { source })
 }
 
+/// An event out of the ring buffer.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// About a flow.
+    Flow(FlowEvent),
+    /// About a name, or about a flow that one led to.
+    Name(NameEvent),
+}
+
 /// Reads an event out of the ring buffer's bytes.
-pub fn read_event(bytes: &[u8]) -> Option<FlowEvent> {
-    if bytes.len() < size_of::<FlowEvent>() {
+pub fn read_event(bytes: &[u8]) -> Option<Event> {
+    read_as(bytes).map(Event::Name).or_else(|| read_as(bytes).map(Event::Flow))
+}
+
+fn read_as<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
         return None;
     }
     // SAFETY: at least as many readable bytes as the struct has, every pattern of which is a value of it; the read asks
     // for no alignment.
-    Some(unsafe { bytes.as_ptr().cast::<FlowEvent>().read_unaligned() })
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// An address as the maps hold it.

@@ -22,7 +22,7 @@ use rand::seq::SliceRandom;
 use sluice_abi::counter;
 use sluice_policy::arbitrary::rng;
 use sluice_policy::{
-    Compiled, Flow, FlowProtocol, PodInfo, PolicySet, Posture, World, compile, parse, select,
+    Compiled, Flow, FlowProtocol, Names, PodInfo, PolicySet, Posture, World, compile, parse, select,
 };
 
 use super::{Scratch, baseline, packet};
@@ -279,7 +279,7 @@ fn allowed() -> IpAddr {
 }
 
 fn flow(destination: IpAddr, protocol: FlowProtocol) -> Flow {
-    Flow { destination, protocol, port: PORT, opaque: false }
+    Flow { destination, protocol, port: PORT, opaque: false, names: Names::default() }
 }
 
 /// A TCP segment in the middle of a connection.

@@ -16,10 +16,12 @@ use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
+use rand::Rng;
 use rand::rngs::SmallRng;
 use sluice_policy::arbitrary::{Case, Size, random_case, random_flow, rng};
 use sluice_policy::{
-    Action, Compiled, Flow, FlowProtocol, PolicySet, Posture, Selection, compile, evaluate, select,
+    Action, Compiled, Flow, FlowProtocol, PolicySet, Posture, RuleAction, Selection, compile, evaluate,
+    select,
 };
 
 use crate::agent::cgroup::Hierarchy;
@@ -106,6 +108,10 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         outcome.policy_sets += 1;
         for _ in 0..FLOWS_PER_POLICY.min(pairs - outcome.pairs) {
             let flow = random_flow(&mut rng, &case.policies, &case.world);
+            // Of one that has run out and one that has not, the first must count for nothing.
+            let until = if rng.random_bool(0.9) { u64::MAX } else { 1 };
+            datapath.plant_learned(pod, flow.destination.to_canonical(), &flow.names.learned, until)?;
+            let flow = if until == 1 { without_names(flow) } else { flow };
             compare(
                 &program,
                 scratch.interface,
@@ -162,8 +168,22 @@ fn canonical(mut flow: Flow) -> Flow {
     flow
 }
 
+/// The flow when nothing is known of its names.
+fn without_names(mut flow: Flow) -> Flow {
+    flow.names.learned.clear();
+    flow
+}
+
 /// Turns round what the first list says of its first class, as a compiler with a bug might.
 fn plant_fault(compiled: &mut Compiled) {
+    for steps in &mut compiled.steps {
+        for first in steps.shown.iter_mut().chain(&mut steps.unread).chain(&mut steps.learned).flatten() {
+            first.action = match first.action {
+                RuleAction::Allow => RuleAction::Deny,
+                RuleAction::Deny | RuleAction::Pass => RuleAction::Allow,
+            };
+        }
+    }
     for entry in compiled.lists.iter_mut().filter_map(|list| list.entries.first_mut()) {
         entry.ruling.applied = match entry.ruling.applied {
             Action::Allow => Action::Deny,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use sluice_policy::{Flow, FlowProtocol};
+use sluice_policy::{Flow, FlowProtocol, Shown};
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -92,8 +92,15 @@ fn transport(flow: &Flow, over_ipv6: bool) -> (u8, Vec<u8>) {
     let protocol = match flow.protocol {
         FlowProtocol::Tcp => {
             header[12] = 0x50;
-            // SYN.
-            header[13] = 0x02;
+            // SYN, or ACK and PSH with what the flow shows.
+            header[13] = if flow.names.shown.is_none() { 0x02 } else { 0x18 };
+            match &flow.names.shown {
+                None => {}
+                Some(Shown::Name(name)) => {
+                    header.extend(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").bytes());
+                }
+                Some(Shown::Unreadable) => header.extend([0; 16]),
+            }
             6
         }
         FlowProtocol::Udp => 17,

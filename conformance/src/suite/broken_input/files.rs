@@ -42,7 +42,8 @@ fn fault(name: &'static str, text: String, how: How, words: &'static [&'static s
 
 fn faults() -> Vec<Fault> {
     let networks = |network: &str| document("", &format!("{OPEN}\", \"{network}"));
-    let rule = "  - {name: domains, action: Allow, to: [{domainNames: [example.com]}]}\n";
+    let rule = "  - {name: requests, action: Allow, http: [{methods: [GET]}]}\n";
+    let star = "  - {name: domains, action: Allow, to: [{domainNames: [\"*\"]}]}\n";
     vec![
         fault(
             "bad CIDR",
@@ -73,7 +74,13 @@ fn faults() -> Vec<Fault> {
             "not yet enforced",
             document("", OPEN) + rule,
             How::Instead,
-            &["spec.rules[1].to[0].domainNames", "does not enforce this field yet", "remove the rule"],
+            &["spec.rules[1].http", "does not enforce this field yet", "remove the rule"],
+        ),
+        fault(
+            "every name",
+            document("", OPEN) + star,
+            How::Instead,
+            &["spec.rules[1].to[0].domainNames[0]", "would match every name", "leave `to` out"],
         ),
         fault(
             "writable by others",

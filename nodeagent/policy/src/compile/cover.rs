@@ -6,21 +6,19 @@
 
 use std::collections::BTreeSet;
 
-use super::CompiledRuling;
-
 /// A block of ports whose size is a power of two.
-struct Block {
+struct Block<T> {
     first: u32,
     length: u8,
     /// The rulings with which the block costs the fewest entries.
-    best: BTreeSet<CompiledRuling>,
-    halves: Option<Box<[Block; 2]>>,
+    best: BTreeSet<T>,
+    halves: Option<Box<[Block<T>; 2]>>,
 }
 
 /// Covers the ports. `parts` holds the first port of each part and its ruling, in order and from port 0.
 ///
 /// The answer is in the order of port and length and begins with an entry of length 0.
-pub(super) fn cover(parts: &[(u32, CompiledRuling)]) -> Vec<(u16, u8, CompiledRuling)> {
+pub(super) fn cover<T: Copy + Ord>(parts: &[(u32, T)]) -> Vec<(u16, u8, T)> {
     let mut entries = Vec::new();
     emit(&block(0, 0, parts), None, &mut entries);
     entries.sort_unstable_by_key(|(port, length, _)| (*port, *length));
@@ -28,7 +26,7 @@ pub(super) fn cover(parts: &[(u32, CompiledRuling)]) -> Vec<(u16, u8, CompiledRu
 }
 
 /// `parts` begins with the part that holds the block's first port.
-fn block(first: u32, length: u8, parts: &[(u32, CompiledRuling)]) -> Block {
+fn block<T: Copy + Ord>(first: u32, length: u8, parts: &[(u32, T)]) -> Block<T> {
     let size = 1_u32 << (16 - length);
     let inside = &parts[..parts.partition_point(|(start, _)| *start < first + size)];
     if inside.iter().all(|(_, ruling)| *ruling == inside[0].1) {
@@ -44,7 +42,7 @@ fn block(first: u32, length: u8, parts: &[(u32, CompiledRuling)]) -> Block {
     Block { first, length, best, halves: Some(Box::new(halves)) }
 }
 
-fn emit(block: &Block, around: Option<CompiledRuling>, entries: &mut Vec<(u16, u8, CompiledRuling)>) {
+fn emit<T: Copy + Ord>(block: &Block<T>, around: Option<T>, entries: &mut Vec<(u16, u8, T)>) {
     let inherited = around.filter(|ruling| block.best.contains(ruling));
     // A block always has a best ruling; the first makes the choice the same every time.
     let ruling = inherited.or_else(|| block.best.first().copied());

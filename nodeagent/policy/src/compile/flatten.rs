@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use super::{Class, Prefix};
 use crate::flow::{RuleId, RuleRef};
 use crate::model::{
-    DefaultAction, Mode, Peer, Policy, PortMatch, PortRange, Posture, Protocol, Rule, RuleAction,
+    DefaultAction, Mode, Peer, Policy, PortMatch, PortRange, Posture, Protocol, Queries, Rule, RuleAction,
 };
+use crate::name::NamePattern;
 use crate::network::Network;
 use crate::select::Selection;
 use crate::selector::LabelSelector;
@@ -28,6 +29,10 @@ pub(super) struct Program {
     pub(super) anywhere: Vec<u32>,
     /// Where the other atoms begin and end, in the order of the prefixes.
     pub(super) events: Vec<Event>,
+    /// The atoms that match by name, with what they match. They are active nowhere by address.
+    pub(super) patterns: Vec<(NamePattern, u32)>,
+    /// The pod may ask only for names that a rule means.
+    pub(super) restricts_queries: bool,
 }
 
 /// A rule without its peers and ports.
@@ -57,6 +62,10 @@ pub(super) struct Tier {
 pub(super) struct Atom {
     pub(super) step: u32,
     pub(super) ports: u32,
+    /// It matches by name.
+    pub(super) by_name: bool,
+    /// The rule's `requireName`.
+    pub(super) require_name: Option<bool>,
 }
 
 /// Ports that a step matches.
@@ -97,6 +106,8 @@ pub(super) fn flatten(selection: &Selection, world: &World, posture: Posture) ->
             ports: vec![Ports::Any],
             anywhere: Vec::new(),
             events: Vec::new(),
+            patterns: Vec::new(),
+            restricts_queries: false,
         },
     };
     if posture == Posture::Observe {
@@ -108,6 +119,11 @@ pub(super) fn flatten(selection: &Selection, world: &World, posture: Posture) ->
             for (index, rule) in policy.rules.iter().enumerate() {
                 flattener.rule(policy, index, rule, posture);
             }
+            flattener.program.restricts_queries |=
+                policy.queries == Queries::RuleNames && is_applied(policy, posture);
+        }
+        for policy in tier.iter().filter(|policy| policy.grants_by_name()) {
+            flattener.implied_dns(policy, posture);
         }
         flattener.program.tiers[number].end = flattener.program.steps.len() as u32;
     }
@@ -189,7 +205,7 @@ impl Flattener<'_> {
             return;
         };
         // Peers without exceptions share an atom; an exception cuts its own peer only, so that peer has its own.
-        let mut shared = None;
+        let (mut shared, mut by_name) = (None, None);
         for peer in peers {
             match peer {
                 Peer::Networks { networks, except } if except.is_empty() => {
@@ -216,6 +232,12 @@ impl Flattener<'_> {
                         self.index.addresses(&Namespaces::Selected(selector), &LabelSelector::default());
                     let atom = *shared.get_or_insert_with(|| self.atom(ports));
                     self.begin(atom, addresses);
+                }
+                Peer::DomainNames(patterns) => {
+                    let atom = *by_name.get_or_insert_with(|| self.atom(ports));
+                    let made = &mut self.program.atoms[atom as usize];
+                    (made.by_name, made.require_name) = (true, rule.require_name);
+                    self.program.patterns.extend(patterns.iter().map(|pattern| (pattern.clone(), atom)));
                 }
                 Peer::Services(names) => {
                     for name in names {
@@ -259,6 +281,18 @@ impl Flattener<'_> {
         }
     }
 
+    /// The way to the resolvers that a policy which grants by name brings with it.
+    fn implied_dns(&mut self, policy: &Policy, posture: Posture) {
+        let (applied, reported) = (is_applied(policy, posture), true);
+        self.program.names.push(RuleRef::implied_dns(policy));
+        self.program.steps.push(Step { action: RuleAction::Allow, applied, reported, opaque: false });
+        let span = |class| Span { class, first: 53, last: 53 };
+        let ports = self.port_set(Ports::from_spans(vec![span(Class::Tcp), span(Class::Udp)]));
+        let atom = self.atom(ports);
+        let resolvers: Vec<Prefix> = self.index.world.resolvers.iter().copied().map(Prefix::host).collect();
+        self.begin(atom, resolvers);
+    }
+
     fn default(&mut self, policy: &Policy, tier: usize, posture: Posture) {
         let ordinal = self.program.names.len() as u32;
         self.program.names.push(RuleRef { policy: policy.reference(), rule: None });
@@ -281,7 +315,7 @@ impl Flattener<'_> {
     /// A new atom of the latest step.
     fn atom(&mut self, ports: u32) -> u32 {
         let step = self.program.steps.len() as u32 - 1;
-        self.program.atoms.push(Atom { step, ports });
+        self.program.atoms.push(Atom { step, ports, by_name: false, require_name: None });
         self.program.atoms.len() as u32 - 1
     }
 

@@ -5,24 +5,34 @@
 //! exception, pod and Service address of the policies is a prefix of its own. So the first match is worked out here,
 //! once for each prefix, and order costs the kernel nothing.
 //!
+//! A rule that matches by name does so on top of that: a third look-up, by the longest pattern, leads from a name to a list
+//! of what it adds. Where any rule by name could match, an entry of an address's list therefore has not only the ruling but
+//! the steps behind it, which can be put together with those of the names that the address was learned from.
+//!
 //! IPv4 lies at `::ffff:0:0/96`, as in IPv4-mapped addresses. That prefix is always there, so nothing that an IPv6
 //! network says reaches an IPv4 address.
 
 mod cover;
 mod flatten;
+mod names;
 mod regions;
 mod rulings;
+mod steps;
 
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 
-use crate::flow::{Action, Flow, FlowProtocol, RuleRef};
+use crate::flow::{Action, Flow, FlowProtocol, RuleRef, Shown};
 use crate::model::{Posture, Protocol};
+use crate::name::{Name, NamePattern};
 use crate::network::Network;
 use crate::select::Selection;
 use crate::world::World;
+
+pub use self::steps::{First, Firsts, Steps};
+use self::steps::{merged, walk};
 
 /// What one selection of policies rules, for all pods that it governs.
 ///
@@ -32,10 +42,28 @@ pub struct Compiled {
     /// Prefixes with the index of their list in `lists`, in the order of [`Prefix`]. Always holds `::/0` and
     /// `::ffff:0:0/96`, so a look-up of an address never misses.
     pub prefixes: Vec<(Prefix, u32)>,
-    /// The lists, no two the same.
+    /// The patterns of names, each with the list of what it and the patterns above it add; in the order of the patterns.
+    /// Beside every `*.b` there is `b`, which may add nothing.
+    pub names: Vec<NameEntry>,
+    /// The lists of prefixes and of patterns, no two the same.
     pub lists: Vec<List>,
+    /// What the entries' `steps` lead to, no two the same.
+    pub steps: Vec<Steps>,
+    /// The pod may ask its resolvers only for names whose longest pattern [`opens`](NameEntry::opens).
+    pub restricts_queries: bool,
     /// What the ordinals in the lists name: rules and defaults, each of them used.
     pub rules: Vec<RuleRef>,
+}
+
+/// A pattern of names and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NameEntry {
+    /// The pattern.
+    pub pattern: NamePattern,
+    /// The index of its list in [`Compiled::lists`]; none if no rule means its names.
+    pub list: Option<u32>,
+    /// A rule that is enforced grants something to its names, so they may be asked for.
+    pub opens: bool,
 }
 
 /// The first bits of an address.
@@ -52,8 +80,9 @@ pub struct Prefix {
 /// Rulings over class and port, looked up by the longest prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct List {
-    /// In the order of class, port and length. Every class has one entry of length 0, so a look-up never misses;
-    /// [`Class::Icmp`], [`Class::Other`] and [`Class::Opaque`] have no others.
+    /// In the order of class, port and length. In a prefix's list every class has one entry of length 0, so a look-up never
+    /// misses; [`Class::Icmp`], [`Class::Other`] and [`Class::Opaque`] have no others. A pattern's list has entries only
+    /// for classes in which it adds something.
     pub entries: Vec<PortEntry>,
 }
 
@@ -68,6 +97,8 @@ pub struct PortEntry {
     pub length: u8,
     /// What is ruled.
     pub ruling: CompiledRuling,
+    /// Where rules by name can change that, or add to it: the index of the steps in [`Compiled::steps`].
+    pub steps: Option<u32>,
 }
 
 /// What a flow is to a [`List`].
@@ -220,36 +251,97 @@ pub fn compile_within(
     limit: usize,
 ) -> Result<Compiled, CompileError> {
     let program = flatten::flatten(selection, world, posture);
-    let (prefixes, mut lists) = regions::resolve(&program, limit)?;
-    let rules = renumber(&mut lists, program.names);
-    Ok(Compiled { prefixes, lists, rules })
+    let mut lists = regions::Lists::new(&program, limit);
+    let prefixes = regions::resolve(&program, &mut lists)?;
+    let names = names::resolve(&program, world, &mut lists)?;
+    let (mut lists, mut steps) = lists.into_parts();
+    let rules = renumber(&mut lists, &mut steps, program.names);
+    Ok(Compiled { prefixes, names, lists, steps, restricts_queries: program.restricts_queries, rules })
 }
 
 /// Leaves only the names that the lists use, in their old order.
-fn renumber(lists: &mut [List], names: Vec<RuleRef>) -> Vec<RuleRef> {
-    fn ordinals(lists: &mut [List]) -> impl Iterator<Item = &mut u32> {
-        lists.iter_mut().flat_map(|list| &mut list.entries).flat_map(|entry| {
+fn renumber(lists: &mut [List], steps: &mut [Steps], names: Vec<RuleRef>) -> Vec<RuleRef> {
+    fn ordinals<'a>(lists: &'a mut [List], steps: &'a mut [Steps]) -> impl Iterator<Item = &'a mut u32> {
+        let entries = lists.iter_mut().flat_map(|list| &mut list.entries);
+        let in_lists = entries.flat_map(|entry| {
             entry.ruling.applied_rule.iter_mut().chain(entry.ruling.reported_rule.iter_mut())
-        })
+        });
+        in_lists.chain(steps.iter_mut().flat_map(Steps::ordinals))
     }
     let mut new: Vec<Option<u32>> = vec![None; names.len()];
-    for ordinal in ordinals(lists) {
+    for ordinal in ordinals(lists, steps) {
         new[*ordinal as usize] = Some(0);
     }
     for (next, slot) in new.iter_mut().flatten().enumerate() {
         *slot = next as u32;
     }
-    for ordinal in ordinals(lists) {
+    for ordinal in ordinals(lists, steps) {
         *ordinal = new[*ordinal as usize].unwrap_or_default();
     }
     names.into_iter().zip(new).filter_map(|(name, new)| new.map(|_| name)).collect()
 }
 
 impl Compiled {
-    /// Rules about a flow with the two look-ups that the kernel does.
+    /// Rules about a flow with the look-ups that the kernel does.
     pub fn judge(&self, flow: &Flow) -> CompiledRuling {
-        self.list_of(flow.destination)
-            .map_or(CompiledRuling::SILENT, |list| list.ruling(Class::of(flow), flow.port))
+        let class = Class::of(flow);
+        let entry = self.list_of(flow.destination).and_then(|list| list.entry(class, flow.port));
+        let Some(entry) = entry else { return CompiledRuling::SILENT };
+        let Some(region) = entry.steps.map(|number| &self.steps[number as usize]) else {
+            return entry.ruling;
+        };
+        let learned = &flow.names.learned;
+        let steps: Vec<Option<&Steps>> =
+            learned.iter().map(|name| self.steps_of(name, class, flow.port)).collect();
+        let fold = |of: fn(&Steps) -> &Firsts| {
+            steps.iter().flatten().fold(region.learned, |all, steps| merged(&all, of(steps)))
+        };
+        let (whatever, unread) = (fold(|steps| &steps.learned), fold(|steps| &steps.unread));
+        let showing =
+            |steps: Option<&Steps>| walk(&steps.map_or(whatever, |steps| merged(&whatever, &steps.shown)));
+        if class != Class::Tcp {
+            return walk(&unread);
+        }
+        match &flow.names.shown {
+            Some(Shown::Name(name)) => {
+                let place = learned.iter().position(|learned| learned == name);
+                place.map_or_else(|| walk(&unread), |place| showing(steps[place]))
+            }
+            Some(Shown::Unreadable) => walk(&unread),
+            None => {
+                let mut any =
+                    steps.iter().copied().map(showing).filter(|ruling| ruling.applied == Action::Allow);
+                any.next().unwrap_or_else(|| walk(&unread))
+            }
+        }
+    }
+
+    /// Whether names can change what is ruled about a flow to its destination.
+    pub fn goes_by_name(&self, flow: &Flow) -> bool {
+        let list = self.list_of(flow.destination);
+        list.and_then(|list| list.entry(Class::of(flow), flow.port))
+            .is_some_and(|entry| entry.steps.is_some())
+    }
+
+    /// What a name adds to the list of an address.
+    fn steps_of(&self, name: &Name, class: Class, port: u16) -> Option<&Steps> {
+        let list = &self.lists[self.entry_of(name)?.list? as usize];
+        Some(&self.steps[list.entry(class, port)?.steps? as usize])
+    }
+
+    /// The entry of the longest pattern that means the name.
+    fn entry_of(&self, name: &Name) -> Option<&NameEntry> {
+        let find = |pattern: NamePattern| {
+            let found = self.names.binary_search_by(|entry| entry.pattern.cmp(&pattern)).ok()?;
+            Some(&self.names[found])
+        };
+        let below = |domain: &str| find(NamePattern::Below(domain.parse().ok()?));
+        find(NamePattern::Exact(name.clone())).or_else(|| name.domains().find_map(below))
+    }
+
+    /// Whether the pod may ask its resolvers for a name.
+    pub fn may_ask(&self, name: &Name) -> bool {
+        !self.restricts_queries || self.entry_of(name).is_some_and(|entry| entry.opens)
     }
 
     /// The list of the longest prefix that holds the address.
@@ -276,14 +368,15 @@ impl Compiled {
 impl List {
     /// The ruling of the longest prefix that holds the port.
     pub fn ruling(&self, class: Class, port: u16) -> CompiledRuling {
+        self.entry(class, port).map_or(CompiledRuling::SILENT, |entry| entry.ruling)
+    }
+
+    /// The entry of the longest prefix that holds the port.
+    pub fn entry(&self, class: Class, port: u16) -> Option<&PortEntry> {
         let holds = |entry: &&PortEntry| {
             let mask = u16::MAX.checked_shl(16 - u32::from(entry.length)).unwrap_or(0);
             entry.class == class && port & mask == entry.port
         };
-        self.entries
-            .iter()
-            .filter(holds)
-            .max_by_key(|entry| entry.length)
-            .map_or(CompiledRuling::SILENT, |entry| entry.ruling)
+        self.entries.iter().filter(holds).max_by_key(|entry| entry.length)
     }
 }

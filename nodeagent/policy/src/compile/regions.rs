@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::flatten::{Event, Program};
 use super::rulings::Rulings;
+use super::steps::Steps;
 use super::{CompileError, List, Prefix};
 
 /// A prefix on the way from the root to the current one.
@@ -16,18 +17,8 @@ struct Frame {
     list: u32,
 }
 
-/// The prefixes with the index of their list, and the lists.
-type Resolved = (Vec<(Prefix, u32)>, Vec<List>);
-
 /// Works out the list of every prefix. Prefixes that rule as the one around them are left out.
-pub(super) fn resolve(program: &Program, limit: usize) -> Result<Resolved, CompileError> {
-    let mut lists = Lists {
-        rulings: Rulings::new(program),
-        by_active: HashMap::new(),
-        by_content: HashMap::new(),
-        entries: 0,
-        limit,
-    };
+pub(super) fn resolve(program: &Program, lists: &mut Lists<'_>) -> Result<Vec<(Prefix, u32)>, CompileError> {
     let mut prefixes = Vec::new();
     // The families are walked apart: what holds for `::/0` does not hold for IPv4, although IPv4 lies inside it.
     let (ipv4, ipv6): (Vec<Event>, Vec<Event>) = program
@@ -35,12 +26,10 @@ pub(super) fn resolve(program: &Program, limit: usize) -> Result<Resolved, Compi
         .iter()
         .partition(|event| Prefix::IPV4.length <= event.prefix.length && is_ipv4(&event.prefix));
     for (root, events) in [(Prefix::ALL, ipv6), (Prefix::IPV4, ipv4)] {
-        walk(root, &events, &program.anywhere, &mut lists, &mut prefixes)?;
+        walk(root, &events, &program.anywhere, lists, &mut prefixes)?;
     }
     prefixes.sort_unstable();
-    let mut contents: Vec<(List, u32)> = lists.by_content.into_iter().collect();
-    contents.sort_unstable_by_key(|(_, number)| *number);
-    Ok((prefixes, contents.into_iter().map(|(list, _)| list).collect()))
+    Ok(prefixes)
 }
 
 fn is_ipv4(prefix: &Prefix) -> bool {
@@ -106,7 +95,7 @@ fn merged(sorted: &[u32], more: impl Iterator<Item = u32>) -> Vec<u32> {
 }
 
 /// The lists made so far, by the atoms that made them and by what they hold.
-struct Lists<'a> {
+pub(super) struct Lists<'a> {
     rulings: Rulings<'a>,
     by_active: HashMap<Vec<u32>, u32>,
     by_content: HashMap<List, u32>,
@@ -115,13 +104,41 @@ struct Lists<'a> {
     limit: usize,
 }
 
-impl Lists<'_> {
+impl<'a> Lists<'a> {
+    /// No list yet; fails once there would be more than `limit` entries.
+    pub(super) fn new(program: &'a Program, limit: usize) -> Self {
+        let rulings = Rulings::new(program);
+        Self { rulings, by_active: HashMap::new(), by_content: HashMap::new(), entries: 0, limit }
+    }
+
+    /// The lists in the order of their numbers, and the steps that they name.
+    pub(super) fn into_parts(self) -> (Vec<List>, Vec<Steps>) {
+        let mut contents: Vec<(List, u32)> = self.by_content.into_iter().collect();
+        contents.sort_unstable_by_key(|(_, number)| *number);
+        (contents.into_iter().map(|(list, _)| list).collect(), self.rulings.into_steps())
+    }
+
+    /// The list of the atoms that match an address.
     fn of(&mut self, active: &[u32]) -> Result<u32, CompileError> {
+        self.find_or_make(active, Rulings::list)
+    }
+
+    /// The list of the atoms that match a name, of which there is at least one.
+    pub(super) fn of_name(&mut self, active: &[u32]) -> Result<u32, CompileError> {
+        self.find_or_make(active, Rulings::list_of_name)
+    }
+
+    /// No atom matches both addresses and names, so the atoms say which kind of list it is.
+    fn find_or_make(
+        &mut self,
+        active: &[u32],
+        make: impl Fn(&mut Rulings<'a>, &[u32]) -> List,
+    ) -> Result<u32, CompileError> {
         if let Some(number) = self.by_active.get(active) {
             return Ok(*number);
         }
         let next = self.by_content.len() as u32;
-        let list = self.rulings.list(active);
+        let list = make(&mut self.rulings, active);
         let size = list.entries.len();
         let number = *self.by_content.entry(list).or_insert(next);
         if number == next {

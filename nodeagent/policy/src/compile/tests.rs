@@ -8,7 +8,7 @@ use super::cover::cover;
 use super::*;
 use crate::arbitrary::rng;
 use crate::evaluate::evaluate;
-use crate::flow::RuleId;
+use crate::flow::{Names, RuleId};
 use crate::model::{Policy, Tier};
 use crate::parse::parse;
 use rand::Rng;
@@ -77,6 +77,46 @@ Opaque:0/0=Deny(2)
 }
 
 #[test]
+fn patterns_lead_to_what_they_and_those_above_add() {
+    let text = own(
+        "web",
+        "{action: Allow, to: [{domainNames: [\"*.b.test\"]}], ports: [{port: 443}]}, \
+         {action: Deny, to: [{domainNames: [x.a.b.test, \"*.a.b.test\"]}]}, \
+         {action: Allow, to: [{networks: [10.0.0.0/8]}]}",
+    );
+    let compiled = compile(&selection(&text), &World::default(), Posture::Enforce);
+    let patterns: Vec<String> = compiled
+        .names
+        .iter()
+        .map(|entry| format!("{} {} {:?}", entry.pattern, entry.opens, entry.list))
+        .collect();
+    // The two that a `*.` pattern lies above without meaning them have entries of their own.
+    assert_eq!(
+        patterns,
+        [
+            "a.b.test true Some(2)",
+            "b.test false None",
+            "x.a.b.test true Some(3)",
+            "*.a.b.test true Some(3)",
+            "*.b.test true Some(2)",
+        ]
+    );
+    let list = &compiled.lists[2];
+    assert_eq!(list.entries.len(), 2, "TCP 443 and the other ports: {list:?}");
+    let entry = list.entry(Class::Tcp, 443).expect("an entry");
+    let steps = &compiled.steps[entry.steps.expect("steps") as usize];
+    assert!(steps.shown.iter().any(Option::is_some), "{steps:?}");
+    assert!(steps.learned.iter().chain(&steps.unread).all(Option::is_none), "a name is required: {steps:?}");
+    assert_eq!(list.entry(Class::Tcp, 80).and_then(|entry| entry.steps), None);
+    assert!(list.entry(Class::Udp, 443).is_none());
+    // Where no rule by name could match, an address's list needs no steps.
+    let rules = own("plain", "{action: Allow, to: [{networks: [10.0.0.0/8]}]}");
+    let plain = compile(&selection(&rules), &World::default(), Posture::Enforce);
+    assert!(plain.steps.is_empty() && plain.names.is_empty());
+    assert!(plain.lists.iter().flat_map(|list| &list.entries).all(|entry| entry.steps.is_none()));
+}
+
+#[test]
 fn prefixes_that_change_nothing_are_left_out() {
     let text = own(
         "web",
@@ -135,7 +175,7 @@ fn a_cover_gives_every_port_its_ruling_with_few_entries() {
             starts.iter().map(|start| (*start, ruling(rng.random_range(0..3)))).collect();
         let entries: Vec<PortEntry> = cover(&parts)
             .into_iter()
-            .map(|(port, length, ruling)| PortEntry { class: Class::Tcp, port, length, ruling })
+            .map(|(port, length, ruling)| PortEntry { class: Class::Tcp, port, length, ruling, steps: None })
             .collect();
         let list = List { entries };
         let edges =
@@ -201,6 +241,7 @@ fn ten_thousand_rules_are_compiled_and_right() {
             protocol: FlowProtocol::Tcp,
             port: (1 + number % 1000 + rng.random_range(0..60)) as u16,
             opaque: false,
+            names: Names::default(),
         };
         let (quick, slow) = (compiled.judge(&flow), evaluate(&selection, &world, Posture::Enforce, &flow));
         assert_eq!(

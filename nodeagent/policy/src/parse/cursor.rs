@@ -127,6 +127,17 @@ impl<'n> At<'n> {
         }
     }
 
+    /// True or false. Texts are not taken for either.
+    pub(super) fn boolean(&self, report: &mut Report<'_>) -> Option<bool> {
+        match &self.node.value {
+            Value::Bool(value) => Some(*value),
+            Value::Text(text) if matches!(text.as_str(), "true" | "false") => {
+                self.none(report, "true or false", Some(format!("{text}, without quotes")))
+            }
+            _ => self.none(report, "true or false", None),
+        }
+    }
+
     /// One of several words.
     pub(super) fn choice<T: Copy>(
         &self,

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::model::{API_VERSION, MAX_PRIORITY, MAX_RULES};
+use crate::model::{API_VERSION, MAX_NAMES, MAX_PRIORITY, MAX_RULES};
+use crate::name::NameError;
 use crate::network::{Network, NetworkError};
 
 /// One fault of a document: where it is, what is wrong and what to write instead.
@@ -142,6 +143,17 @@ pub enum Problem {
         /// What it takes.
         takes: &'static str,
     },
+    /// `requireName` in a rule without names.
+    #[error("goes only with `domainNames` in `to`; remove it")]
+    NameRequiredOfNothing,
+    /// Too many names in a peer.
+    #[error(
+        "{0} names are too many; the most is {MAX_NAMES}: split the peer, or name their domain with `*.`"
+    )]
+    TooManyNames(usize),
+    /// A name that cannot be matched.
+    #[error(transparent)]
+    DomainName(#[from] NameError),
     /// A network that cannot be read.
     #[error(transparent)]
     Network(#[from] NetworkError),

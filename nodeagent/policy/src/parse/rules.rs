@@ -4,14 +4,15 @@ use super::cursor::{At, Fields, Report};
 use super::error::Problem;
 use super::node::shortened;
 use super::spec::{dns_label, label_selector, object_name};
-use crate::model::{Peer, PortMatch, PortRange, Protocol, Rule, RuleAction, Scope, ServiceRef};
+use crate::model::{MAX_NAMES, Peer, PortMatch, PortRange, Protocol, Rule, RuleAction, Scope, ServiceRef};
+use crate::name::NamePattern;
 use crate::network::Network;
 
 const RULE_NAME: &str = "1 to 100 characters, none of them a control character";
 
 /// Reads a rule of a policy with this scope.
 pub(super) fn rule(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<Rule> {
-    let fields = at.fields(report, &["name", "action", "to", "ports"], &["http", "requireName", "dns"])?;
+    let fields = at.fields(report, &["name", "action", "to", "ports", "requireName"], &["http"])?;
     let name = fields.get("name").and_then(|at| rule_name(&at, report));
     let action = action(&fields, scope, report);
     let to = fields.get("to").map(|at| peers(&at, scope, report));
@@ -25,7 +26,17 @@ pub(super) fn rule(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Optio
         Some(ports) => Some(ports?),
         None => None,
     };
-    Some(Rule { name, action: action?, to, ports })
+    let require_name = match fields.get("requireName") {
+        Some(at) => {
+            let by_name = |peer: &Peer| matches!(peer, Peer::DomainNames(_));
+            if !to.iter().flatten().any(by_name) {
+                at.fault(report, Problem::NameRequiredOfNothing);
+            }
+            Some(at.boolean(report)?)
+        }
+        None => None,
+    };
+    Some(Rule { name, action: action?, to, ports, require_name })
 }
 
 fn rule_name(at: &At<'_>, report: &mut Report<'_>) -> Option<String> {
@@ -61,11 +72,11 @@ fn peers(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<Vec<Peer
 fn peer(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<Peer> {
     let kinds = ["networks", "pods", "namespaces", "services", "domainNames"];
     let fields =
-        at.fields(report, &["networks", "except", "pods", "namespaces", "services"], &["domainNames"])?;
+        at.fields(report, &["networks", "except", "pods", "namespaces", "services", "domainNames"], &[])?;
     let found: Vec<&str> = kinds.into_iter().filter(|kind| fields.has(kind)).collect();
     let expected = match scope {
-        Scope::Namespace { .. } => "networks, pods, services",
-        Scope::Cluster { .. } => "networks, pods, namespaces, services",
+        Scope::Namespace { .. } => "networks, pods, services, domainNames",
+        Scope::Cluster { .. } => "networks, pods, namespaces, services, domainNames",
     };
     if let Some(except) = fields.get("except")
         && !fields.has("networks")
@@ -95,7 +106,27 @@ fn peer(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<Peer> {
         }
         return Some(Peer::Namespaces(label_selector(&at, report)?));
     }
+    if let Some(at) = fields.get("domainNames") {
+        return names(&at, report).map(Peer::DomainNames);
+    }
     services(&fields.get("services")?, scope, report)
+}
+
+fn names(at: &At<'_>, report: &mut Report<'_>) -> Option<Vec<NamePattern>> {
+    let items = at.some_items(report, "name a domain, such as api.example.com or *.example.com")?;
+    if items.len() > MAX_NAMES {
+        at.fault(report, Problem::TooManyNames(items.len()));
+        return None;
+    }
+    let pattern = |item: &At<'_>| match item.text(report)?.parse() {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            item.fault(report, Problem::DomainName(error));
+            None
+        }
+    };
+    let names: Vec<NamePattern> = items.iter().filter_map(pattern).collect();
+    (names.len() == items.len()).then_some(names)
 }
 
 fn networks(at: &At<'_>, report: &mut Report<'_>) -> Option<Vec<Network>> {

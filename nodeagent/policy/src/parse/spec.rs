@@ -6,7 +6,7 @@ use super::node::{Node, shortened};
 use super::rules;
 use crate::model::{
     API_VERSION, ClusterTier, DEFAULT_NAMESPACE, DEFAULT_PRIORITY, DefaultAction, HostNetwork, Kind,
-    MAX_PRIORITY, MAX_RULES, Mode, Policy, Rule, Scope, Source,
+    MAX_PRIORITY, MAX_RULES, Mode, Policy, Queries, Rule, Scope, Source,
 };
 use crate::selector::{LabelSelector, Labels, Operator, Requirement};
 
@@ -115,12 +115,12 @@ fn texts(at: &At<'_>, report: &mut Report<'_>) -> Option<Labels> {
 
 /// Reads the spec into a policy whose name and source are still missing.
 fn read_spec(at: &At<'_>, kind: Kind, namespace: &str, report: &mut Report<'_>) -> Option<Policy> {
-    let common = ["podSelector", "priority", "mode", "defaultAction", "rules"];
+    let common = ["podSelector", "priority", "mode", "defaultAction", "dns", "rules"];
     let cluster = ["namespaceSelector", "hostNetwork", "tier"];
     let mut known = common.to_vec();
     // For the sake of a better answer below, an EgressPolicy's fields are first held against both lists.
     known.extend(cluster);
-    let fields = at.fields(report, &known, &["dns"])?;
+    let fields = at.fields(report, &known, &[])?;
     if kind == Kind::EgressPolicy {
         for name in cluster {
             if let Some(field) = fields.get(name) {
@@ -158,8 +158,16 @@ fn read_spec(at: &At<'_>, kind: Kind, namespace: &str, report: &mut Report<'_>) 
         priority: priority?,
         mode: mode.unwrap_or_default(),
         default_action: default_action.unwrap_or(absent),
+        queries: fields.get("dns").map(|at| queries(&at, report)).unwrap_or_default(),
         rules,
     })
+}
+
+fn queries(at: &At<'_>, report: &mut Report<'_>) -> Queries {
+    let choices = [("Any", Queries::Any), ("RuleNames", Queries::RuleNames)];
+    let fields = at.fields(report, &["queries"], &[]);
+    let queries = fields.and_then(|fields| option(&fields, "queries", report, &choices, "Any or RuleNames"));
+    queries.unwrap_or_default()
 }
 
 fn priority(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<u16> {

@@ -59,8 +59,10 @@ spec:
     - networks: ["203.0.113.0/24", "2001:db8::/32"]
       except: ["203.0.113.9/32"]
     - services: [{name: redis, namespace: cache}, {name: own}]
+    - domainNames: [API.stripe.com., "*.s3.amazonaws.com"]
     - pods: {podSelector: {}, namespaceSelector: {}}
     ports: [{port: 443}, {port: 8000, endPort: 8080, protocol: UDP}, {protocol: ICMP}]
+    requireName: false
   - action: Deny
 "#;
     let policies = parse("p.yaml", text).expect("the example");
@@ -85,6 +87,9 @@ spec:
                 except: vec![network("203.0.113.9/32")],
             },
             Peer::Services(vec![service("redis", "cache"), service("own", "shop")]),
+            Peer::DomainNames(
+                ["api.stripe.com", "*.s3.amazonaws.com"].map(|name| name.parse().expect("a name")).to_vec(),
+            ),
             Peer::Pods {
                 pod_selector: LabelSelector::default(),
                 namespace_selector: Some(LabelSelector::default()),
@@ -95,10 +100,11 @@ spec:
             PortMatch { protocol: Protocol::Udp, range: range(8000, 8080) },
             PortMatch { protocol: Protocol::Icmp, range: None },
         ]),
+        require_name: Some(false),
     };
     assert_eq!(
         policy.rules,
-        [payments, Rule { name: None, action: RuleAction::Deny, to: None, ports: None }]
+        [payments, Rule { name: None, action: RuleAction::Deny, to: None, ports: None, require_name: None }]
     );
 }
 
@@ -266,12 +272,14 @@ fn faults_of_specs() {
         (
             "{podSelector: {}, prioritty: 1}",
             &["spec.prioritty: no such field; known here: podSelector, priority, mode, \
-           defaultAction, rules, namespaceSelector, hostNetwork, tier"][..],
+           defaultAction, dns, rules, namespaceSelector, hostNetwork, tier"][..],
         ),
         (
-            "{podSelector: {}, dns: {queries: RuleNames}}",
-            &["spec.dns: this version of Sluice does not enforce this field \
-           yet; remove the rule or write it without the field"],
+            "{podSelector: {}, dns: {queries: Rules, answers: 1}}",
+            &[
+                "spec.dns.answers: no such field; known here: queries",
+                "spec.dns.queries: `Rules` is not known here; write Any or RuleNames",
+            ],
         ),
         (
             "{podSelector: {}, tier: Admin}",
@@ -350,8 +358,11 @@ fn faults_of_rules() {
         ),
         (
             "action: Allow, requireName: true",
-            &[".requireName: this version of Sluice does not enforce this field yet; \
-           remove the rule or write it without the field"],
+            &[".requireName: goes only with `domainNames` in `to`; remove it"],
+        ),
+        (
+            "action: Allow, to: [{domainNames: [a.example]}], requireName: \"true\"",
+            &[".requireName: expected true or false, found the text \"true\"; write true, without quotes"],
         ),
         (
             "action: Allow, name: \"\"",
@@ -367,15 +378,27 @@ fn faults_of_rules() {
 fn faults_of_peers() {
     for (peer, faults) in [
         (
-            "{domainNames: [a.example]}",
-            &[".domainNames: this version of Sluice does not enforce this field yet; remove \
-           the rule or write it without the field"][..],
+            "{domainNames: [\"*\", a.*.example, 10.0.0.1, \"a b\"]}",
+            &[
+                ".domainNames[0]: `*` would match every name; write `*.` before a domain, or leave `to` out to mean anywhere",
+                ".domainNames[1]: `a.*.example` has a `*` in it; it goes only before a whole domain, as in *.example.com",
+                ".domainNames[2]: `10.0.0.1` is an address; write it under networks",
+                ".domainNames[3]: `a b` is no domain name; write labels of at most 63 letters, digits, `-` and `_` with \
+             dots between them, such as api.example.com",
+            ][..],
         ),
-        ("{}", &[": holds no kind of peer; write exactly one of networks, pods, services"]),
+        (
+            "{domainNames: []}",
+            &[
+                ".domainNames: the list is empty, so nothing would match; name a domain, such as api.example.com or \
+           *.example.com",
+            ],
+        ),
+        ("{}", &[": holds no kind of peer; write exactly one of networks, pods, services, domainNames"]),
         (
             "{networks: [10.0.0.0/8], pods: {podSelector: {}}}",
             &[": holds networks and pods; write exactly one of \
-           networks, pods, services"],
+           networks, pods, services, domainNames"],
         ),
         (
             "{namespaces: {}}",
@@ -419,8 +442,8 @@ fn faults_of_peers() {
         (
             "{cidrs: [10.0.0.0/8]}",
             &[
-                ".cidrs: no such field; known here: networks, except, pods, namespaces, services",
-                ": holds no kind of peer; write exactly one of networks, pods, services",
+                ".cidrs: no such field; known here: networks, except, pods, namespaces, services, domainNames",
+                ": holds no kind of peer; write exactly one of networks, pods, services, domainNames",
             ],
         ),
     ] {

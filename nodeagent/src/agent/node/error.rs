@@ -22,6 +22,9 @@ pub enum NodeError {
     /// The thread that ends connections could not be started.
     #[error("cannot start a thread: {0}")]
     Cutter(io::Error),
+    /// The node's own addresses cannot be listed.
+    #[error("cannot list the node's own addresses: {0}")]
+    OwnAddresses(nix::Error),
     /// The sockets of a pod that runs already cannot be looked at.
     #[error(
         "cannot look at the sockets in {netns}: {source}; is the agent in the host's mount and network namespaces?"

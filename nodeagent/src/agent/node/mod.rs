@@ -30,18 +30,20 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{ConversationKey, MAX_CGROUP_LEVEL, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NO_POLICY};
+use sluice_abi::{ConversationKey, FlowEvent, MAX_CGROUP_LEVEL, MAX_ENDPOINTS, MAX_OWN_ADDRESSES, NO_POLICY};
 use sluice_api::{Add, Attachment, Pod};
 use sluice_policy::{Compiled, PodInfo, PolicySet, Posture, RuleRef, Selection, World, select};
 
 use super::cgroup::Hierarchy;
 use super::cutter::{self, Cut};
+use super::resolvers::Resolvers;
 use super::sockets;
 use super::store::{Link, Record, Store};
 use super::unregistered::{Found, Network};
 use crate::datapath::{Datapath, DatapathError, Ruleset, address_bytes};
 
 mod error;
+mod names;
 mod reconcile;
 mod usage;
 
@@ -96,6 +98,9 @@ pub struct Node {
     by_content: HashMap<Arc<Compiled>, u32>,
     retired: Vec<Retired>,
     names: HashMap<u32, Arc<[RuleRef]>>,
+    resolvers: Resolvers,
+    /// The addresses that the kernel knows as the node's own.
+    own_addresses: BTreeSet<IpAddr>,
     cuts: Sender<Cut>,
 }
 
@@ -113,6 +118,8 @@ impl Node {
         let cuts = cutter::start(datapath.flows()).map_err(NodeError::Cutter)?;
         let mut node = Self {
             cuts,
+            resolvers: Resolvers::default(),
+            own_addresses: BTreeSet::new(),
             datapath,
             store,
             hierarchy,
@@ -220,6 +227,8 @@ impl Node {
     pub fn add(&mut self, add: &Add) -> Result<(), NodeError> {
         let path = PathBuf::from(&add.cgroup.path);
         let level = self.check(add.cgroup.id, &path).map_err(NodeError::Invalid)?;
+        // The chain may have made the bridge just now, with an address of the node's.
+        self.find_own_addresses()?;
         let link = link(add)?;
         let mut record = match self.endpoints.get(&add.cgroup.id).map(|endpoint| (endpoint, &endpoint.record))
         {
@@ -447,6 +456,11 @@ impl Node {
         self.endpoints.get(&cgroup).map(|endpoint| &endpoint.record)
     }
 
+    /// The name that led an endpoint to the destination of an event.
+    pub fn domain(&self, event: &FlowEvent) -> Option<String> {
+        self.datapath.learned_name(event.endpoint, event.remote, event.name)
+    }
+
     /// The names of a compiled policy's rules, also for a while after it is gone.
     pub fn rules(&self, policy: u32) -> Option<&Arc<[RuleRef]>> {
         self.names.get(&policy)
@@ -545,7 +559,12 @@ impl Node {
     /// What peers can name on a host without Kubernetes: the pods that are governed here.
     fn world(&self) -> World {
         let present = self.endpoints.values().filter(|endpoint| !endpoint.leaving);
-        World { pods: present.map(|endpoint| pod_info(&endpoint.record)).collect(), ..World::default() }
+        World {
+            pods: present.map(|endpoint| pod_info(&endpoint.record)).collect(),
+            resolvers: self.resolvers.addresses.iter().copied().collect(),
+            search: self.resolvers.search.iter().cloned().collect(),
+            ..World::default()
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Endpoint, GRACE, Installed, MAX_ENTRIES, NAMES_KEPT, Node, NodeError
 use super::{addresses, pod_info, pod_name};
 use crate::agent::cutter::Cut;
 use crate::agent::memory;
+use crate::agent::resolvers::Resolvers;
 use crate::agent::store::Record;
 
 /// Every selection once, and its compiled policy for as long as what its policies name does not change.
@@ -41,6 +42,13 @@ impl Targets {
     /// Forgets what was compiled for the selections that name a pod.
     pub(super) fn pod_changed(&mut self, pod: &PodInfo) {
         for selection in self.selections.values().filter(|selection| selection.names(pod, None)) {
+            self.policies.remove(&place(selection));
+        }
+    }
+
+    /// The resolvers have changed: forgets what was compiled for selections that go by name.
+    fn names_changed(&mut self) {
+        for selection in self.selections.values().filter(|selection| selection.names_domains()) {
             self.policies.remove(&place(selection));
         }
     }
@@ -81,6 +89,27 @@ impl Node {
         let reconciled = self.reconcile();
         let attached = self.attach();
         reconciled.and(attached)
+    }
+
+    /// Believes these resolvers from now on, and opens the way to them for pods whose policies go by name.
+    pub fn set_resolvers(&mut self, resolvers: Resolvers) -> Result<(), NodeError> {
+        if self.resolvers == resolvers {
+            return Ok(());
+        }
+        self.datapath.set_resolvers(&resolvers.addresses)?;
+        tracing::info!(addresses = ?resolvers.addresses, "resolvers whose answers count");
+        self.resolvers = resolvers;
+        self.targets.names_changed();
+        if self.policies.is_some() { self.reconcile() } else { Ok(()) }
+    }
+
+    /// Ends the connections of a pod that the kernel has denied by the name that they show, or for want of one.
+    pub fn end_denied(&mut self, cgroup: u64) {
+        let Some(endpoint) = self.endpoints.get(&cgroup) else { return };
+        if let Some(installed) = self.installed.get(&endpoint.policy) {
+            // The thread lives as long as its sender.
+            let _ = self.cuts.send(cut(&endpoint.record, Arc::clone(&installed.compiled)));
+        }
     }
 
     /// A pod is there, is gone, or is not what it was: forgets what was compiled for selections that name it.

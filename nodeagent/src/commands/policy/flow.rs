@@ -6,17 +6,21 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 use sluice_policy::selector::NAMESPACE_NAME_LABEL;
-use sluice_policy::{Flow, FlowProtocol, Labels};
+use sluice_policy::{Flow, FlowProtocol, Labels, Name, Names, Shown};
 
 /// The fields in JSON.
-const FIELDS: [&str; 8] =
-    ["pod", "labels", "namespaceLabels", "dst", "port", "proto", "opaque", "hostNetwork"];
+const FIELDS: [&str; 10] =
+    ["pod", "labels", "namespaceLabels", "dst", "port", "proto", "domain", "shown", "opaque", "hostNetwork"];
 
-const KNOWN_WORDS: &str = "pod, label.KEY, nslabel.KEY, dst, port, proto, opaque, hostNetwork";
+const KNOWN_WORDS: &str = "pod, label.KEY, nslabel.KEY, dst, port, proto, domain, shown, opaque, hostNetwork";
 const POD: &str = "the pod as NAMESPACE/NAME in lower case, such as shop/web";
 const DESTINATION: &str = "an IPv4 or IPv6 address, such as 203.0.113.7; names are not looked up";
 const PORT: &str = "a number from 0 to 65535";
 const PROTOCOL: &str = "tcp, udp, sctp, icmp or a number from 0 to 255";
+const DOMAIN: &str = "the name that the address was learned from, or several with commas between them";
+const SHOWN: &str = "a name, or none for a flow that shows none that can be read";
+/// What [`SHOWN`] says.
+const NONE: &str = "none";
 const SWITCH: &str = "true or false";
 const LABELS: &str = "a map of labels, such as {\"app\": \"web\"}";
 const LABEL_KEY: &str = "letters, digits, `-`, `_` and `.`, if need be after a domain and `/`";
@@ -94,9 +98,28 @@ pub(super) struct FlowSpec {
     pub(super) protocol: u8,
     pub(super) port: Option<u16>,
     pub(super) opaque: bool,
+    /// What the destination was learned from.
+    pub(super) learned: Vec<Name>,
+    /// What it shows: the first of those, if nothing was said.
+    pub(super) shown: Option<Shown>,
 }
 
 impl FlowSpec {
+    /// `domain` as it is written.
+    pub(super) fn domain(&self) -> Option<String> {
+        let names: Vec<&str> = self.learned.iter().map(Name::as_str).collect();
+        (!names.is_empty()).then(|| names.join(","))
+    }
+
+    /// `shown` as it is written, if anything was said of names.
+    pub(super) fn shown(&self) -> Option<String> {
+        let said = self.shown.is_some() || !self.learned.is_empty();
+        said.then(|| match self.shows() {
+            Shown::Name(name) => name.to_string(),
+            Shown::Unreadable => NONE.to_owned(),
+        })
+    }
+
     /// The flow as the evaluator knows it.
     pub(super) fn flow(&self) -> Flow {
         Flow {
@@ -104,7 +127,14 @@ impl FlowSpec {
             protocol: FlowProtocol::from_number(self.protocol, self.destination.is_ipv6()),
             port: self.port.unwrap_or(0),
             opaque: self.unreadable().is_some(),
+            names: Names { learned: self.learned.clone(), shown: Some(self.shows()) },
         }
+    }
+
+    /// What the flow shows. A flow without a word about names shows none.
+    fn shows(&self) -> Shown {
+        let first = || self.learned.first().map_or(Shown::Unreadable, |name| Shown::Name(name.clone()));
+        self.shown.clone().unwrap_or_else(first)
     }
 
     /// Why the packets cannot be read, if they cannot: as a rule of its own, or as the datapath takes the protocol.
@@ -148,7 +178,7 @@ fn words(text: &str, errors: &mut Vec<FlowError>) -> Map<String, Value> {
             labels_of(&mut map, "namespaceLabels").insert(label.to_owned(), text())
         } else {
             let value = match key {
-                "pod" | "dst" => text(),
+                "pod" | "dst" | "domain" | "shown" => text(),
                 "port" | "proto" => value.parse::<u64>().map_or_else(|_| text(), Value::from),
                 "opaque" | "hostNetwork" => value.parse::<bool>().map_or_else(|_| text(), Value::from),
                 _ => {
@@ -195,6 +225,15 @@ impl Reader<'_> {
         let port = self.value("port", PORT, |value| u16::try_from(value.as_u64()?).ok());
         let opaque = self.value("opaque", SWITCH, Value::as_bool).unwrap_or(false);
         let host_network = self.value("hostNetwork", SWITCH, Value::as_bool);
+        let names = |value: &Value| {
+            let names = value.as_str()?.split(',').map(|name| name.parse().ok());
+            names.collect::<Option<Vec<Name>>>()
+        };
+        let learned = self.value("domain", DOMAIN, names).unwrap_or_default();
+        let shown = self.value("shown", SHOWN, |value| match value.as_str()? {
+            NONE => Some(Shown::Unreadable),
+            name => name.parse().ok().map(Shown::Name),
+        });
         if let Some(protocol) = protocol {
             if !has_ports(protocol) && self.has("port") {
                 self.errors.push(FlowError::NeedlessPort(protocol));
@@ -219,6 +258,8 @@ impl Reader<'_> {
             protocol,
             port,
             opaque,
+            learned,
+            shown,
         })
     }
 

@@ -43,6 +43,10 @@ struct FlowLine {
     dst: IpAddr,
     port: Option<u16>,
     proto: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shown: Option<String>,
     opaque: bool,
     host_network: bool,
 }
@@ -107,6 +111,8 @@ impl Judge {
                 dst: spec.destination,
                 port: spec.port,
                 proto: protocol_name(spec.protocol, spec.destination),
+                domain: spec.domain(),
+                shown: spec.shown(),
                 opaque: spec.opaque,
                 host_network: pod.host_network,
             },
@@ -173,6 +179,11 @@ impl fmt::Display for FlowLine {
             write!(f, " port={port}")?;
         }
         write!(f, " proto={}", self.proto)?;
+        for (field, name) in [("domain", &self.domain), ("shown", &self.shown)] {
+            if let Some(name) = name {
+                write!(f, " {field}={name}")?;
+            }
+        }
         for (set, word) in [(self.opaque, "opaque"), (self.host_network, "hostNetwork")] {
             if set {
                 write!(f, " {word}=true")?;

@@ -31,6 +31,9 @@ const HELP: &str = r#"Flows:
   dst          an address; names of Services and pods are not looked up
   port         needed with tcp, udp and sctp, refused with others
   proto        tcp (the default), udp, sctp, icmp, or the number in the IP header
+  domain       the name, or several with commas between them, for which a trusted resolver gave the
+               pod this address
+  shown        the name that the flow shows in TLS or HTTP, or `none`: the first of `domain` if not given
   opaque       true: the packets cannot be read, as fragments and IP options; no port is needed
   hostNetwork  true: the pod lives in the host's network namespace
 
@@ -40,6 +43,7 @@ const HELP: &str = r#"Flows:
 The world:
   Rules with `pods`, `namespaces` or `services` match only what the file of --world knows, YAML or JSON:
 WORLD
+  `resolvers` are those whose answers count, and to whom rules with `domainNames` allow questions.
   `targets` are what is behind a port of the Service. All but `namespace`, `name` and `port` may
   be left out. A pod in it needs no labels in the flow; labels in a flow go before those here.
 
@@ -61,6 +65,7 @@ Exit codes:
 
 Examples:
   sluice policy test --policy web.yaml --flow 'pod=shop/web label.app=web dst=203.0.113.7 port=443'
+  sluice policy test --policy web.yaml --flow 'pod=shop/web dst=203.0.113.7 port=443 domain=api.stripe.com'
   sluice policy test --policy policies/ --world world.yaml --output json < flows.jsonl
   sluice policy test --policy new.yaml --posture log --flow 'pod=shop/web dst=10.0.0.1 proto=icmp'"#;
 

@@ -18,7 +18,8 @@ pub(super) const EXAMPLE: &str = r#"  {
     "services": [
       {"namespace": "cache", "name": "redis", "addresses": ["10.96.0.7"],
        "ports": [{"port": 6379, "protocol": "TCP", "targets": ["10.1.2.3:16379"]}]}
-    ]
+    ],
+    "resolvers": ["10.96.0.10"]
   }"#;
 
 /// Why a world cannot be used.
@@ -60,6 +61,7 @@ struct WorldFile {
     namespaces: BTreeMap<String, Labels>,
     pods: Vec<Pod>,
     services: Vec<Service>,
+    resolvers: Vec<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +140,8 @@ impl From<WorldFile> for World {
             pods: file.pods.into_iter().map(PodInfo::from).collect(),
             namespaces: file.namespaces,
             services: file.services.into_iter().map(ServiceInfo::from).collect(),
+            resolvers: file.resolvers,
+            search: Vec::new(),
         }
     }
 }
@@ -177,6 +181,7 @@ mod tests {
         let world = World::from(decode(EXAMPLE).expect("a world"));
         assert_eq!(world.pods[0].labels["app"], "redis");
         assert_eq!(world.namespaces["cache"]["team"], "red");
+        assert_eq!(world.resolvers, ["10.96.0.10".parse::<IpAddr>().expect("an address")]);
         assert_eq!(world.services[0].ports[0].targets, [("10.1.2.3".parse().expect("an address"), 16379)]);
     }
 }

@@ -36,6 +36,20 @@ fn protocols_are_those_of_the_family() {
 }
 
 #[test]
+fn a_flow_shows_the_first_name_that_it_was_learned_from() {
+    let names = |text: &str| read(&format!("pod=a/b dst=10.0.0.1 port=443 {text}")).expect(text).flow().names;
+    let name = |text: &str| text.parse::<Name>().expect("a name");
+    let both = names("domain=A.test,b.test");
+    assert_eq!(both.learned, [name("a.test"), name("b.test")]);
+    assert_eq!(both.shown, Some(Shown::Name(name("a.test"))));
+    assert_eq!(names("domain=a.test shown=b.test").shown, Some(Shown::Name(name("b.test"))));
+    assert_eq!(names("domain=a.test shown=none").shown, Some(Shown::Unreadable));
+    assert_eq!(names("").shown, Some(Shown::Unreadable));
+    let errors = read("pod=a/b dst=10.0.0.1 port=443 domain=*.test shown=a..b").expect_err("no names");
+    assert_eq!(errors.len(), 2, "{errors:?}");
+}
+
+#[test]
 fn faults_are_told_at_once_and_with_their_fields() {
     let found = |text| {
         let errors = read(text).expect_err(text);
@@ -44,7 +58,8 @@ fn faults_are_told_at_once_and_with_their_fields() {
     assert_eq!(
         found("pod=web dst=example.com port=70000 proto=tpc opaque=yes prot=tcp 443 label.=x"),
         [
-            "prot: no such field; known here: pod, label.KEY, nslabel.KEY, dst, port, proto, opaque, hostNetwork",
+            "prot: no such field; known here: pod, label.KEY, nslabel.KEY, dst, port, proto, domain, shown, opaque, \
+             hostNetwork",
             "`443` is no field with a value; write FIELD=VALUE, such as port=443",
             "pod: `web` does not belong here; write the pod as NAMESPACE/NAME in lower case, such as shop/web",
             "labels: `` does not belong here; write letters, digits, `-`, `_` and `.`, if need be after a domain \

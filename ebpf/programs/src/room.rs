@@ -1,0 +1,56 @@
+//! Memory for judging by names: the stack of 512 bytes has no room for it.
+//!
+//! Programs may interrupt each other on one CPU: a softirq comes in between anywhere, and with a preemptible kernel so does
+//! another process. So a room is taken before it is used, and given back after.
+
+use crate::event::{decrement, increment};
+use crate::maps::NAME_ROOMS;
+use crate::names::Found;
+
+/// Rooms of a CPU: for a process, for a softirq that interrupts it, and for as many again that were preempted.
+pub const ROOMS_OF_A_CPU: usize = 4;
+
+/// A room.
+#[repr(C)]
+pub struct Room {
+    /// How many are at the door. Who finds itself alone has the room.
+    claims: u64,
+    found: Found,
+}
+
+/// Takes a room, which must be [`leave`]d again; none if all are taken.
+#[inline(always)]
+pub fn take() -> Option<u32> {
+    for number in 0..ROOMS_OF_A_CPU as u32 {
+        let claims = claims(number)?;
+        // Counted before it is read, and never the other way round: of two that come at once, at most one reads 1.
+        increment(claims);
+        // SAFETY: a live element of a per-CPU array, an aligned word.
+        if unsafe { core::ptr::read_volatile(claims) } == 1 {
+            return Some(number);
+        }
+        decrement(claims);
+    }
+    None
+}
+
+/// Gives a room back.
+#[inline(always)]
+pub fn leave(number: u32) {
+    if let Some(claims) = claims(number) {
+        decrement(claims);
+    }
+}
+
+/// The memory of a room.
+#[inline(always)]
+pub fn found(number: u32) -> Option<*mut Found> {
+    // SAFETY: a live element of a per-CPU array.
+    NAME_ROOMS.get_ptr_mut(number).map(|room| unsafe { &raw mut (*room).found })
+}
+
+#[inline(always)]
+fn claims(number: u32) -> Option<*mut u64> {
+    // SAFETY: as above.
+    NAME_ROOMS.get_ptr_mut(number).map(|room| unsafe { &raw mut (*room).claims })
+}
