@@ -53,8 +53,6 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
 
     eprintln!("names: clients");
     run.clients(&agent, &pod).await?;
-    eprintln!("names: {} fresh names", options.names);
-    run.fresh(&pod, "", "1").await?;
     eprintln!("names: names that flows show");
     run.shown(&agent, &pod).await?;
     eprintln!("names: lies, and {} broken messages", options.broken);
@@ -62,6 +60,9 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     eprintln!("names: restricted questions");
     let restricted = rig.run_pod(&PodSpec::new(NAMESPACE, "restricted", &[("app", "restricted")])).await?;
     run.restricted(&agent, &restricted).await?;
+    // Last, for it uses up the pod's budget of events.
+    eprintln!("names: {} fresh names", options.names);
+    run.fresh(&pod, "", "1").await?;
     eprintln!("names: the agent is dead");
     agent.kill_hard()?;
     run.fresh(&pod, ", agent dead", "2").await?;
