@@ -445,17 +445,17 @@ pub fn test_run(
 }
 
 /// An event out of the ring buffer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// About a flow.
     Flow(FlowEvent),
     /// About a name, or about a flow that one led to.
-    Name(NameEvent),
+    Name(Box<NameEvent>),
 }
 
 /// Reads an event out of the ring buffer's bytes.
 pub fn read_event(bytes: &[u8]) -> Option<Event> {
-    read_as(bytes).map(Event::Name).or_else(|| read_as(bytes).map(Event::Flow))
+    read_as(bytes).map(|event| Event::Name(Box::new(event))).or_else(|| read_as(bytes).map(Event::Flow))
 }
 
 fn read_as<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
