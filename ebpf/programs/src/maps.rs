@@ -111,7 +111,7 @@ pub static INGRESS_TAILS: ProgramArray<{ tail::COUNT as usize }> = ProgramArray:
 const _: () = {
     assert!(size_of::<Streams>() == 5704);
     assert!(size_of::<Hello>() == 5760);
-    assert!(size_of::<DnsRoom>() == 7944);
+    assert!(size_of::<DnsRoom>() == 7960);
 };
 
 /// Counts one of [`counter`].

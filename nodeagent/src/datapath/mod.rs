@@ -58,8 +58,9 @@ const PROGRAMS: [(&str, AttachType); 7] = [
 ];
 
 /// The programs that others hand packets on to: by name, in which array, at which index.
-const TAILS: [(&str, &str, u32); 6] = [
+const TAILS: [(&str, &str, u32); 7] = [
     ("question", "EGRESS_TAILS", tail::QUESTION),
+    ("asked", "EGRESS_TAILS", tail::ASKED),
     ("hello", "EGRESS_TAILS", tail::HELLO),
     ("named", "EGRESS_TAILS", tail::NAMED),
     ("answer", "INGRESS_TAILS", tail::ANSWER),
