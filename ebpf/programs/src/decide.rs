@@ -37,10 +37,16 @@ pub struct Decision {
     pub is_reply: bool,
 }
 
-/// Decides about a packet that an endpoint sends.
+/// Decides about a packet that an endpoint sends, in the conversation of that key.
 #[inline(always)]
-pub fn decide(endpoint: &Endpoint, packet: &Packet, known: Known, now: u64, asker: Asker) -> Decision {
-    let key = packet_key(endpoint, packet);
+pub fn decide(
+    endpoint: &Endpoint,
+    packet: &Packet,
+    key: &ConversationKey,
+    known: Known,
+    now: u64,
+    asker: Asker,
+) -> Decision {
     let is_reply = match packet.class {
         class::TCP => {
             let connected = known.origin.is_some_and(|origin| {
@@ -111,7 +117,7 @@ pub fn touch_reply(key: ConversationKey, now: u64) {
 /// Notes that the pod spoke in a conversation that it began. A denied packet only refreshes what is there: else a pod
 /// could push other conversations out by sending to many places in vain.
 #[inline(always)]
-pub fn touch_own(key: ConversationKey, now: u64, denied: bool) {
+pub fn touch_own(key: &ConversationKey, now: u64, denied: bool) {
     let known = OWN.get_ptr(key);
     if heard_within(known, now, REFRESH_NS) || (denied && known.is_none()) {
         return;

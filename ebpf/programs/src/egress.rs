@@ -98,9 +98,10 @@ fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, tol
     // What a raw socket writes is no flow, whatever it shows.
     let told = if is_raw { told::UNREADABLE } else { told };
     let asker = Asker::Packet { skb, is_known: flow.is_some(), is_kept, told };
-    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now, asker);
+    let key = packet_key(&endpoint, packet);
+    let Decision { verdict, is_reply } = decide(&endpoint, packet, &key, known, now, asker);
     if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
-        touch_own(packet_key(&endpoint, packet), now, verdict.denied());
+        touch_own(&key, now, verdict.denied());
     }
     // SAFETY: live socket storage, never changed once it is there.
     let was_allowed = flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });

@@ -14,7 +14,7 @@ use aya_ebpf::programs::TcContext;
 use sluice_abi::{HeardKey, NO_POLICY, REPLY_WINDOW_NS, class, hook, opaque};
 
 use crate::address::Address;
-use crate::decide::{Known, REFRESH_NS, decide, heard_within};
+use crate::decide::{Known, REFRESH_NS, decide, heard_within, packet_key};
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;
@@ -147,7 +147,7 @@ fn judge_frame(endpoint: &Endpoint, packet: &Packet, known: Known, skb: *mut __s
     // Payloads are read at egress. What egress keeps no flow for shows nothing that can be read.
     let told = if known.flow.is_some() { told::AS_READ } else { told::UNREADABLE };
     let asker = Asker::Packet { skb, is_known: known.flow.is_some(), is_kept: false, told };
-    let verdict = decide(endpoint, packet, known, event::now(), asker).verdict;
+    let verdict = decide(endpoint, packet, &packet_key(endpoint, packet), known, event::now(), asker).verdict;
     if !verdict.told() || is_last_segment(packet, known, skb) {
         return None;
     }

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use sluice_abi::{kind, reason};
+use nix::libc;
+use sluice_abi::{hook, kind};
 use tokio::io::unix::AsyncFd;
 
 use super::Shared;
@@ -69,7 +70,10 @@ pub(super) async fn pump(
             };
             let mut node = shared.node();
             // Its client waits for an answer that will not come.
-            if flow.kind == kind::DENY && flow.reason == reason::NAME_SHOWN {
+            if flow.kind == kind::DENY
+                && flow.hook == hook::EGRESS
+                && i32::from(flow.protocol) == libc::IPPROTO_TCP
+            {
                 node.end_denied(flow.endpoint);
             }
             let line = describer.describe(&event, &node);
