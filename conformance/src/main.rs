@@ -9,7 +9,7 @@ use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
 use sluice_conformance::suite::{
-    broken_input, demo, edits, escape, first_packet, inbound, meaning, smoke, unregistered,
+    broken_input, demo, edits, escape, first_packet, inbound, meaning, names, smoke, unregistered,
 };
 
 /// Black-box suites of Sluice.
@@ -65,6 +65,15 @@ enum Suite {
         #[arg(long, default_value_t = 5000)]
         sockets: u32,
     },
+    /// Names open what they lead to, from the first answer on, and nothing else does.
+    Names {
+        /// Fresh names, each asked for and connected to at once.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..))]
+        names: u32,
+        /// Broken answers.
+        #[arg(long, default_value_t = 10_000)]
+        broken: u32,
+    },
     /// Measure, and hold the figures against their aims.
     #[command(subcommand)]
     Bench(Bench),
@@ -113,6 +122,9 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Meaning { pairs, sockets } => {
                     let options = meaning::Options { pairs: *pairs, sockets: *sockets, seed };
                     meaning::run(place, options).await?
+                }
+                Suite::Names { names, broken } => {
+                    names::run(place, names::Options { names: *names, broken: *broken, seed }).await?
                 }
                 Suite::Bench(Bench::Datapath { repeats, rounds }) => {
                     let options = bench::datapath::Options { repeats: *repeats, rounds: *rounds, seed };

@@ -33,6 +33,17 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not built; looked for {candidates:?}"))
 }
 
+/// Finds a program of the machine.
+pub fn binary_in_path(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = [PathBuf::from("/usr/sbin")];
+    let found = std::env::split_paths(&path).chain(sbin).map(|directory| directory.join(name));
+    found
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("{name} is not installed: run `cargo xtask setup`"))
+}
+
 /// Finds one that runs without a shared library: an image that holds nothing else can start it.
 pub fn static_binary(name: &str) -> Result<PathBuf> {
     let candidates = candidates(name)?;

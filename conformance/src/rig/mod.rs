@@ -47,7 +47,7 @@ mod runc;
 
 pub use agent::{Agent, AgentDirectories};
 pub use cni::Chain;
-pub use command::{binary, run, static_binary};
+pub use command::{binary, binary_in_path, run, static_binary};
 pub use container::{Container, ContainerSpec};
 pub use containerd::RuntimeClient;
 pub use far::{Count, FarEnd, Key};

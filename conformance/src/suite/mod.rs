@@ -8,6 +8,7 @@ pub mod first_packet;
 pub mod flood;
 pub mod inbound;
 pub mod meaning;
+pub mod names;
 pub mod smoke;
 pub mod unregistered;
 

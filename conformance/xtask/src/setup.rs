@@ -76,6 +76,9 @@ const NEEDS: &[Need] = &[
     ),
     need(&["busybox-static"], Probe::Program("busybox"), "fills their image"),
     need(&["iproute2"], Probe::Program("ip"), "lays out networks for the suites"),
+    need(&["knot"], Probe::File("/usr/sbin/knotd"), "serves names to the suite of domain rules"),
+    need(&["bind9-dnsutils"], Probe::Program("dig"), "asks for names in it"),
+    need(&["python3"], Probe::Program("python3"), "is its client of the C library, and its lying server"),
     need(&["bpftool"], Probe::Program("bpftool"), "shows the suites what the kernel holds"),
     Need {
         packages: &["rust-web-clippy"],

@@ -19,6 +19,7 @@ pub(crate) const CI_SUITES: &[Suite] = &[
     suite("inbound", &[]),
     suite("unregistered", &[]),
     suite("escape", &[]),
+    suite("names", &["--names", "1000", "--broken", "1000"]),
     suite("meaning", &["--pairs", "200000"]),
     suite("edits", &["--flips", "500"]),
     suite("first-packet", &["--pods", "20"]),

@@ -12,6 +12,8 @@ pub mod kind {
     pub const QUESTION: u8 = 3;
     /// A trusted resolver answered a question.
     pub const ANSWER: u8 = 4;
+    /// Addresses of an answer found no place, or took the place of some learned before them.
+    pub const FORGOTTEN: u8 = 7;
     /// A `ClientHello` showed a name, or none.
     pub const TLS: u8 = 5;
     /// An HTTP/1 request showed a name, or none.

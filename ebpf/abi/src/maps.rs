@@ -356,6 +356,8 @@ pub struct BudgetValue {
 pub mod tail {
     /// At egress, `question`: reads what is sent to a resolver.
     pub const QUESTION: u32 = 0;
+    /// At egress, `asked`: notes the question, or refuses it.
+    pub const ASKED: u32 = 3;
     /// At egress, `hello`: reads the first payload of a flow whose name rules ask for.
     pub const HELLO: u32 = 1;
     /// At egress, `named`: judges the flow by it.
@@ -391,7 +393,8 @@ pub mod counter {
     pub const REPLIES: u32 = 6;
     /// Addresses learned from DNS, again or for the first time.
     pub const LEARNED: u32 = 7;
-    /// Addresses not learned because the endpoint's table, or the node's, was full.
+    /// Answers of which an address took the place of one that still counted, or found none: the endpoint's table, or the
+    /// node's, was full.
     pub const LEARNED_FULL: u32 = 8;
     /// Addresses of answers that no name may open: loopback, link-local, multicast, the node's own.
     pub const ADDRESSES_REFUSED: u32 = 9;

@@ -9,13 +9,15 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_fullsock, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{counter, shown, tail};
+use sluice_abi::{ShownValue, counter, shown, tail};
 use sluice_parse::bits::{get, put};
 use sluice_parse::hello::{Hello, Source};
 
+use crate::endpoint::Endpoint;
 use crate::maps::{EGRESS_TAILS, HELLOS, SHOWN, count};
 use crate::packet::{Packet, TCP_SYN};
 use crate::socket;
+use crate::tell;
 
 /// Hands on a packet whose flow has not shown its name yet.
 #[inline(always)]
@@ -41,7 +43,11 @@ pub fn try_hello(ctx: &SkBuffContext) {
             hand_on(ctx);
             hello = None;
         }
-        note(sk, hello.as_deref());
+        if let Some(value) = note(sk, hello.as_deref())
+            && let Some(endpoint) = Endpoint::of_packet(skb)
+        {
+            tell::shown(&packet, socket::origin(sk), &endpoint, value);
+        }
     }
     // SAFETY: one program of the same kind into another; nothing is held.
     unsafe { EGRESS_TAILS.tail_call(ctx, tail::NAMED) };
@@ -87,15 +93,16 @@ fn add<'a>(skb: *mut __sk_buff, packet: &Packet, sk: *mut bpf_sock) -> Option<&'
     Some(hello)
 }
 
-/// Keeps with the socket what was read, and lets go of the pieces once that is for good. Nothing to read is unreadable.
+/// Keeps with the socket what was read, and lets go of the pieces once that is for good: then gives it. Nothing to read is
+/// unreadable.
 #[inline(always)]
-fn note(sk: *mut bpf_sock, hello: Option<&Hello>) {
-    let Some(value) = socket::get_or_create(&SHOWN, sk) else {
+fn note(sk: *mut bpf_sock, hello: Option<&Hello>) -> Option<*const ShownValue> {
+    let Some(place) = socket::get_or_create(&SHOWN, sk) else {
         count(counter::STORAGE_FAILED);
-        return;
+        return None;
     };
     // SAFETY: live socket storage; one socket sends from one CPU at a time.
-    let value = unsafe { &mut *value };
+    let value = unsafe { &mut *place };
     let state = match hello {
         Some(hello) => {
             value.by = hello.by();
@@ -107,10 +114,12 @@ fn note(sk: *mut bpf_sock, hello: Option<&Hello>) {
     // Last, for whoever reads it on another CPU.
     // SAFETY: a field of live socket storage.
     unsafe { core::ptr::write_volatile(&raw mut value.state, state) };
-    if !matches!(state, shown::MORE | shown::SO_FAR) {
-        if state != shown::NAME {
-            count(counter::NAMES_UNREADABLE);
-        }
-        socket::delete(&HELLOS, sk);
+    if matches!(state, shown::MORE | shown::SO_FAR) {
+        return None;
     }
+    if state != shown::NAME {
+        count(counter::NAMES_UNREADABLE);
+    }
+    socket::delete(&HELLOS, sk);
+    Some(place)
 }

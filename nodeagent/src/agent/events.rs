@@ -121,7 +121,7 @@ impl Describer {
             ts: wall_clock(event.time_ns),
             kind: match event.kind {
                 kind::CONNECT => "connect",
-                kind::QUESTION | kind::ANSWER => "dns",
+                kind::QUESTION | kind::ANSWER | kind::FORGOTTEN => "dns",
                 kind::TLS => "tls",
                 kind::HTTP => "http",
                 _ => "deny",

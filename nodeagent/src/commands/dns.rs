@@ -18,7 +18,7 @@ pub fn show(run_dir: &Path, pod: &str, format: Format) -> anyhow::Result<ExitCod
     let names = match admin::ask(run_dir, &question)? {
         Answer::Dns(names) => names,
         Answer::Refused(refusal) => bail!(refusal.message),
-        _ => bail!("the agent answered another question; is it of another version?"),
+        Answer::Status(_) => bail!("the agent answered another question; is it of another version?"),
     };
     let mut out = io::stdout().lock();
     match format {

@@ -100,7 +100,7 @@ fn take_in(
     question: &Question,
 ) -> bool {
     let key =
-        key(skb, endpoint, packet.source.bytes(), packet.destination_port, question.id, packet.protocol);
+        key(skb, endpoint.id, packet.source.bytes(), packet.destination_port, question.id, packet.protocol);
     // SAFETY: the caller holds the room.
     let held = unsafe { &mut *room };
     let value = &mut held.question;
@@ -117,6 +117,8 @@ fn take_in(
     put(&mut held.slot, endpoint.slot.into());
     put(&mut held.response_code, question.response_code.into());
     put(&mut held.rounds, 0);
+    put(&mut held.learned_upto, 0);
+    put(&mut held.is_full, 0);
     held.learned.resolver = packet.source.bytes();
     let records = if question.response_code == 0 { question.answers } else { 0 };
     held.walk.begin(question.end.into(), records.into(), get(&held.length));

@@ -25,10 +25,16 @@ pub struct DnsRoom {
     /// What [`super::learn`] finds out on the way.
     pub place: u64,
     pub rank: u64,
+    pub oldest: u64,
     pub is_full: u64,
+    /// Addresses that [`super::learn`] is through with.
+    pub learned_upto: u64,
     /// Bytes of the message.
     pub length: u64,
     pub response_code: u64,
+    /// 1 if a question could be read, and its id.
+    pub is_read: u64,
+    pub id: u64,
     /// How often [`super::walk`] has handed on to itself.
     pub rounds: u64,
     pub turn: Turn,

@@ -29,6 +29,10 @@ pub(super) fn describe(event: &NameEvent, mut line: Line) -> Line {
             line.reason = answered(event, &answers);
             line.answers = Some(answers);
         }
+        kind::FORGOTTEN => {
+            "the pod has learned too many names of an address: older ones were forgotten"
+                .clone_into(&mut line.reason);
+        }
         kind::TLS | kind::HTTP => shown_name(event.shown).clone_into(&mut line.reason),
         _ => {}
     }

@@ -218,6 +218,8 @@ impl Node {
     pub fn add(&mut self, add: &Add) -> Result<(), NodeError> {
         let path = PathBuf::from(&add.cgroup.path);
         let level = self.check(add.cgroup.id, &path).map_err(NodeError::Invalid)?;
+        // The chain may have made the bridge just now, with an address of the node's.
+        self.find_own_addresses()?;
         let link = link(add)?;
         let mut record = match self.endpoints.get(&add.cgroup.id).map(|endpoint| (endpoint, &endpoint.record))
         {
