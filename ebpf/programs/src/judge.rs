@@ -8,6 +8,7 @@ use crate::address::Address;
 use crate::endpoint::Endpoint;
 use crate::maps::count;
 use crate::names::{self, told};
+use crate::packet::forget;
 use crate::room;
 
 /// What is judged.
@@ -39,6 +40,15 @@ impl Verdict {
     #[inline(always)]
     pub fn free(word: SlotWord) -> Self {
         Self { word, ruling: FREE, reason: reason::POLICY, state: state::SETTLED, name: 0 }
+    }
+
+    /// The same verdict, which there are several ways to come to: see [`forget`].
+    #[inline(always)]
+    pub fn forgotten(mut self, skb: *mut __sk_buff) -> Self {
+        self.ruling.applied = forget(skb, self.ruling.applied.into()) as u8;
+        self.ruling.reported = forget(skb, self.ruling.reported.into()) as u8;
+        self.state = forget(skb, self.state.into()) as u8;
+        self
     }
 
     /// Must it be dropped?

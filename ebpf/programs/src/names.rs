@@ -191,7 +191,9 @@ impl Found {
     #[inline(always)]
     fn steps_of(&mut self, steps: u32) -> Option<*const StepsValue> {
         self.steps_key.steps = steps;
-        STEPS.get_ptr(&self.steps_key)
+        // VERIFIER: read where it is: there is no room for a copy on the stack.
+        let key: &StepsKey = &self.steps_key;
+        STEPS.get_ptr(key)
     }
 
     /// The entry at a place, from 1, of those where the address may lie.
@@ -199,7 +201,8 @@ impl Found {
     fn entry(&mut self, place: u32) -> Option<*mut LearnedValue> {
         let first = learned_bucket(self.address);
         self.learned_key.bucket = (first + place - 1) & (LEARNED_BUCKETS - 1);
-        LEARNED.get_ptr_mut(&self.learned_key)
+        let key: &LearnedKey = &self.learned_key;
+        LEARNED.get_ptr_mut(key)
     }
 }
 
@@ -269,10 +272,12 @@ fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<()> {
     {
         found.state = state::OPENING.into();
     }
-    if found.state == state::SETTLED.into() && found.binds != 0 && found.named != 0 {
-        if let (Some(sk), Some(entry)) = (sk, found.entry(found.named)) {
-            socket::bind(sk, bound_part(entry));
-        }
+    if found.state == state::SETTLED.into()
+        && found.binds != 0
+        && found.named != 0
+        && let (Some(sk), Some(entry)) = (sk, found.entry(found.named))
+    {
+        socket::bind(sk, bound_part(entry));
     }
     Some(())
 }
