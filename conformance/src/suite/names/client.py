@@ -96,6 +96,38 @@ def ask(server, name, source=None):
             return name_of(error)
 
 
+def stream(server, batches, answers):
+    """Asks over TCP: each batch of bytes is a segment. How many messages come back."""
+    with socket.create_connection((server, 53), 5) as asker:
+        asker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        asker.settimeout(5)
+        for batch in batches:
+            asker.sendall(batch)
+            time.sleep(0.05)
+        read = b""
+        while True:
+            at, came = 0, 0
+            while at + 2 <= len(read) and at + 2 + struct.unpack(">H", read[at:at + 2])[0] <= len(read):
+                at, came = at + 2 + struct.unpack(">H", read[at:at + 2])[0], came + 1
+            if came == answers:
+                return came
+            read += asker.recv(4096)
+
+
+def framed(message):
+    return struct.pack(">H", len(message)) + message
+
+
+def streams(liar):
+    """DNS over TCP, cut and joined."""
+    asked = framed(question("pieces.stream.test"))
+    tell("a question and an answer in pieces", stream(liar, [asked[:1], asked[1:9], asked[9:]], 1))
+    both = framed(question("two.stream.test")) + framed(question("second.stream.test"))
+    tell("two questions and two answers in a segment", stream(liar, [both], 2))
+    inside = [framed(question("inside.stream.test")), framed(question("victim.lie.test"))]
+    tell("an answer inside another", stream(liar, inside, 1))
+
+
 def lies(liar, count, own):
     """Answers that must not open anything."""
     for kind in ["wrongid", "wrongname", "wrongtype", "noquestion", "loop", "short"]:
