@@ -112,14 +112,8 @@ pub fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
 
 /// Keeps a verdict with the socket. One that is there already stays.
 #[inline(always)]
-pub fn remember(
-    sk: *mut bpf_sock,
-    endpoint: &Endpoint,
-    packet: &Packet,
-    verdict: &Verdict,
-    is_reply: bool,
-    known: Option<*const FlowValue>,
-) {
+pub fn remember(sk: *mut bpf_sock, endpoint: &Endpoint, packet: &Packet, verdict: &Verdict, is_reply: bool) {
+    let known = socket::flow(sk).filter(|flow| is_same(*flow, packet));
     // SAFETY: live socket storage, never changed once it is there.
     let known = known.map(|flow| unsafe { &*flow });
     let direction = if is_reply { direction::REPLY } else { direction::OWN };

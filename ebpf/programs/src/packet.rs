@@ -115,7 +115,7 @@ impl Packet {
     /// VERIFIER: there are dozens of ways through the reading, each of which knows some field for certain. Whatever comes
     /// after would be followed for each of them; so they are made to forget it.
     #[inline(always)]
-    fn forgotten(self, skb: *mut __sk_buff) -> Self {
+    pub fn forgotten(self, skb: *mut __sk_buff) -> Self {
         let forget = |value: u64| forget(skb, value);
         Self {
             source: self.source.map(forget),
