@@ -356,6 +356,8 @@ pub struct BudgetValue {
 pub mod tail {
     /// At egress, `question`: reads what is sent to a resolver.
     pub const QUESTION: u32 = 0;
+    /// At egress, `asked`: notes the question, or refuses it.
+    pub const ASKED: u32 = 3;
     /// At egress, `hello`: reads the first payload of a flow whose name rules ask for.
     pub const HELLO: u32 = 1;
     /// At egress, `named`: judges the flow by it.

@@ -25,8 +25,53 @@ macro_rules! shape {
     };
 }
 
+/// What is known of names.
+fn shapes_of_names() -> Vec<(&'static str, Vec<String>)> {
+    vec![
+        ("NAMES_CONFIG", vec![shape!(NamesConfigValue { floor_ns, grace_ns })]),
+        ("NAMES", vec![shape!(NameKey { policy, name }), shape!(NamedValue { list, flags })]),
+        ("RESOLVERS", vec![shape!(ResolverKey { address, port, pad }), shape!(u32)]),
+        ("NODE_ADDRESSES", vec![shape!(u128), shape!(u32)]),
+        (
+            "QUESTIONS",
+            vec![
+                shape!(QuestionKey {
+                    endpoint,
+                    socket,
+                    resolver,
+                    local_port,
+                    resolver_port,
+                    id,
+                    protocol,
+                    pad
+                }),
+                shape!(QuestionValue { time_ns, kind, name_length, pad, name }),
+            ],
+        ),
+        (
+            "LEARNED",
+            vec![
+                shape!(LearnedKey { endpoint, bucket, pad }),
+                shape!(LearnedValue {
+                    until_ns,
+                    learned_ns,
+                    address,
+                    resolver,
+                    name_length,
+                    pad,
+                    prefix_length,
+                    policy,
+                    name,
+                    pad2
+                }),
+            ],
+        ),
+    ]
+}
+
 #[test]
 fn maps_are_laid_out_as_their_numbers_say() {
+    let names = shapes_of_names();
     let shapes = [
         ("CONFIG", vec![shape!(ConfigValue { levels, reserved })]),
         ("ENDPOINTS", vec![shape!(u64), shape!(EndpointValue { slot, own_count, flags, pad, own })]),
@@ -80,44 +125,6 @@ fn maps_are_laid_out_as_their_numbers_say() {
         ("BUDGETS", vec![shape!(BudgetValue { since_ns, given })]),
         ("COUNTERS", vec![format!("{} of {}", counter::COUNT, shape!(u64))]),
         ("EVENTS", vec![shape!(FlowEvent), shape!(NameEvent)]),
-        ("NAMES_CONFIG", vec![shape!(NamesConfigValue { floor_ns, grace_ns })]),
-        ("NAMES", vec![shape!(NameKey { policy, name }), shape!(NamedValue { list, flags })]),
-        ("RESOLVERS", vec![shape!(ResolverKey { address, port, pad }), shape!(u32)]),
-        ("NODE_ADDRESSES", vec![shape!(u128), shape!(u32)]),
-        (
-            "QUESTIONS",
-            vec![
-                shape!(QuestionKey {
-                    endpoint,
-                    socket,
-                    resolver,
-                    local_port,
-                    resolver_port,
-                    id,
-                    protocol,
-                    pad
-                }),
-                shape!(QuestionValue { time_ns, kind, name_length, pad, name }),
-            ],
-        ),
-        (
-            "LEARNED",
-            vec![
-                shape!(LearnedKey { endpoint, bucket, pad }),
-                shape!(LearnedValue {
-                    until_ns,
-                    learned_ns,
-                    address,
-                    resolver,
-                    name_length,
-                    pad,
-                    prefix_length,
-                    policy,
-                    name,
-                    pad2
-                }),
-            ],
-        ),
         // The programs' own: `ebpf/programs` asserts their sizes.
         ("STREAMS", vec![]),
         ("HELLOS", vec![]),
@@ -130,7 +137,11 @@ fn maps_are_laid_out_as_their_numbers_say() {
     let lines: Vec<String> = layout::MAPS
         .iter()
         .map(|(name, number)| {
-            let shape = shapes.iter().find(|(map, _)| map == name).expect("each map has its shape here");
+            let shape = shapes
+                .iter()
+                .chain(&names)
+                .find(|(map, _)| map == name)
+                .expect("each map has its shape here");
             format!("{name}-{number}: {}", shape.1.join(", "))
         })
         .collect();

@@ -35,7 +35,7 @@ pub fn sign(value: u64) -> u64 {
     }
     #[cfg(not(target_arch = "bpf"))]
     {
-        (value as i64 >> 63) as u64
+        (value.cast_signed() >> 63).cast_unsigned()
     }
 }
 
@@ -79,8 +79,8 @@ pub fn lower_all(bytes: u64) -> u64 {
     const HIGH: u64 = 0x80 * ONES;
     let low = bytes & !HIGH;
     // The upper bit of each byte says: at least `A`; past `Z`. No sum carries over into the next byte.
-    let from_a = low + ONES * (0x80 - b'A' as u64);
-    let past_z = low + ONES * (0x7f - b'Z' as u64);
+    let from_a = low + ONES * (0x80 - u64::from(b'A'));
+    let past_z = low + ONES * (0x7f - u64::from(b'Z'));
     bytes | ((from_a & !past_z & !bytes & HIGH) >> 2)
 }
 

@@ -15,7 +15,7 @@ use crate::ingress::LOOPBACK;
 use crate::judge::Asker;
 use crate::maps::count;
 use crate::names::told;
-use crate::packet::{Packet, TCP_RST};
+use crate::packet::{Packet, TCP_RST, forget_whether};
 use crate::socket::{self, SOCK_RAW, TCP_ESTABLISHED, TCP_LISTEN};
 use crate::{DROP, PASS};
 
@@ -93,28 +93,33 @@ fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, tol
     let now = event::now();
     // SAFETY: a full socket, whose fields the verifier lets us read.
     let is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
-    let known = Known { origin, flow, is_raw, is_opening: packet.is_opening(skb) };
-    let is_kept = has_one_peer(sk, packet);
+    let known = Known::of(skb, origin, flow, is_raw, packet.is_opening(skb));
+    let is_kept = forget_whether(skb, has_one_peer(sk, packet));
     // What a raw socket writes is no flow, whatever it shows.
-    let told = if is_raw { told::UNREADABLE } else { told };
-    let asker = Asker::Packet { skb, is_known: flow.is_some(), is_kept, told };
-    let Decision { verdict, is_reply } = decide(&endpoint, packet, known, now, asker);
+    let told = if known.is_raw { told::UNREADABLE } else { told };
+    let asker = Asker::Packet { skb, is_known: known.is_known, is_kept, told };
+    let packet = packet.forgotten(skb);
+    let packet = &packet;
+    let key = packet_key(&endpoint, packet);
+    let Decision { verdict, is_reply } = decide(&endpoint, packet, &key, known, now, asker);
+    let (verdict, is_reply) = (verdict.forgotten(skb), forget_whether(skb, is_reply));
     if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
-        touch_own(packet_key(&endpoint, packet), now, verdict.denied());
+        touch_own(&key, now, verdict.denied());
     }
-    // SAFETY: live socket storage, never changed once it is there.
-    let was_allowed = flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 });
     // A reply by datagram is judged each time: its evidence runs out.
     if is_kept && !(is_reply && packet.class == class::UDP) {
-        flow::remember(sk, &endpoint, packet, &verdict, is_reply, flow);
+        flow::remember(sk, &endpoint, packet, &verdict, is_reply);
     }
     // The end of a connection that an edit cut, so that the peer does not wait for more. It carries nothing.
-    if verdict.denied() && was_allowed && packet.tcp_flags(skb) & TCP_RST != 0 && packet.is_bare_segment(skb)
+    if verdict.denied()
+        && known.was_allowed
+        && packet.tcp_flags(skb) & TCP_RST != 0
+        && packet.is_bare_segment(skb)
     {
         return None;
     }
     if verdict.told() {
-        event::deny_packet(&endpoint, packet, &verdict, origin, hook::EGRESS);
+        event::deny_packet(&endpoint, packet, &verdict, socket::origin(sk), hook::EGRESS);
     } else if !is_reply && verdict.state != state::OPENING {
         count(counter::ALLOWED);
     }

@@ -2,13 +2,15 @@
 //! packet as tells that it is of that flow. A socket is not a flow: it may send anywhere.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use sluice_abi::{FlowValue, SlotWord, class, direction, state};
+use sluice_abi::{FlowValue, SlotWord, class, counter, direction, state};
 use sluice_parse::dns::PORT;
 
 use crate::address::Address;
 use crate::endpoint::{self, Endpoint};
 use crate::judge::Verdict;
+use crate::maps::count;
 use crate::packet::{Ipv4, Ipv6, Packet};
+use crate::room;
 use crate::socket;
 
 /// Version and header length of an IPv4 header without options.
@@ -110,14 +112,8 @@ pub fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
 
 /// Keeps a verdict with the socket. One that is there already stays.
 #[inline(always)]
-pub fn remember(
-    sk: *mut bpf_sock,
-    endpoint: &Endpoint,
-    packet: &Packet,
-    verdict: &Verdict,
-    is_reply: bool,
-    known: Option<*const FlowValue>,
-) {
+pub fn remember(sk: *mut bpf_sock, endpoint: &Endpoint, packet: &Packet, verdict: &Verdict, is_reply: bool) {
+    let known = socket::flow(sk).filter(|flow| is_same(*flow, packet));
     // SAFETY: live socket storage, never changed once it is there.
     let known = known.map(|flow| unsafe { &*flow });
     let direction = if is_reply { direction::REPLY } else { direction::OWN };
@@ -131,21 +127,30 @@ pub fn remember(
     }
     let was_allowed = !verdict.denied() || known.is_some_and(|flow| flow.was_allowed != 0);
     let SlotWord(word) = verdict.word;
-    let mut flow = FlowValue {
-        #[cfg(feature = "rehearsal")]
-        rehearsal: u64::MAX,
-        word,
-        slot: endpoint.slot,
-        remote_port: packet.destination_port,
-        protocol: packet.protocol,
-        direction,
-        remote: packet.destination.bytes(),
-        local: packet.source.bytes(),
-        ruling: verdict.ruling,
-        was_allowed: u8::from(was_allowed),
-        version: packet.version,
-        state,
-        pad: 0,
-    };
-    socket::set_flow(sk, &mut flow);
+    let number = room::take_room();
+    if let Some(flow) = room::flow(number) {
+        // SAFETY: the room is nobody else's until it is left; the helper copies what is in it.
+        unsafe {
+            #[cfg(feature = "rehearsal")]
+            {
+                (*flow).rehearsal = u64::MAX;
+            }
+            (*flow).word = word;
+            (*flow).slot = endpoint.slot;
+            (*flow).remote_port = packet.destination_port;
+            (*flow).protocol = packet.protocol;
+            (*flow).direction = direction;
+            (*flow).remote = packet.destination.bytes();
+            (*flow).local = packet.source.bytes();
+            (*flow).ruling = verdict.ruling;
+            (*flow).was_allowed = u8::from(was_allowed);
+            (*flow).version = packet.version;
+            (*flow).state = state;
+            (*flow).pad = 0;
+            socket::set_flow(sk, &mut *flow);
+        }
+    } else {
+        count(counter::STORAGE_FAILED);
+    }
+    room::leave_room(number);
 }

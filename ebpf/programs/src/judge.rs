@@ -1,16 +1,14 @@
-//! The verdict: two longest-prefix look-ups, however many rules there are.
+//! The verdict: two longest-prefix look-ups, however many rules there are, and more only where names can matter. They are made
+//! in [`names`].
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::maps::lpm_trie::Key;
-use sluice_abi::{
-    AddressKey, NO_POLICY, NO_RULE, NO_STEPS, PortKey, PortValue, RulingValue, SlotWord, action, counter,
-    reason, state,
-};
+use sluice_abi::{NO_POLICY, NO_RULE, PortKey, RulingValue, SlotWord, action, counter, reason, state};
 
 use crate::address::Address;
 use crate::endpoint::Endpoint;
-use crate::maps::{ADDRESSES, PORTS, count};
+use crate::maps::count;
 use crate::names::{self, told};
+use crate::packet::forget;
 use crate::room;
 
 /// What is judged.
@@ -38,17 +36,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// A verdict to which names add nothing.
-    #[inline(always)]
-    fn plain(word: SlotWord, ruling: RulingValue, reason: u8) -> Self {
-        let state = if ruling.applied == action::ALLOW { state::SETTLED } else { state::DENIED };
-        Self { word, ruling, reason, state, name: 0 }
-    }
-
     /// The verdict on a reply.
     #[inline(always)]
     pub fn free(word: SlotWord) -> Self {
-        Self::plain(word, FREE, reason::POLICY)
+        Self { word, ruling: FREE, reason: reason::POLICY, state: state::SETTLED, name: 0 }
+    }
+
+    /// The same verdict, which there are several ways to come to: see [`forget`].
+    #[inline(always)]
+    pub fn forgotten(mut self, skb: *mut __sk_buff) -> Self {
+        self.ruling.applied = forget(skb, self.ruling.applied.into()) as u8;
+        self.ruling.reported = forget(skb, self.ruling.reported.into()) as u8;
+        self.state = forget(skb, self.state.into()) as u8;
+        self
     }
 
     /// Must it be dropped?
@@ -91,77 +91,45 @@ pub enum Asker {
 /// Judges under the endpoint's policy in force.
 #[inline(always)]
 pub fn judge(endpoint: &Endpoint, subject: Subject, asker: Asker) -> Verdict {
-    let mut word = endpoint.word();
-    // VERIFIER: two turns. The second is for a policy that was retired between our reading of the word and of the
-    // tries: the new word is there by then.
-    for _ in 0..2 {
-        if word.policy() == NO_POLICY {
-            return Verdict::free(word);
-        }
-        if let Some(value) = look_up(word.policy(), subject) {
-            // SAFETY: a live trie node, which is never changed.
-            let value = unsafe { &*value };
-            if value.steps == NO_STEPS {
-                return Verdict::plain(word, value.ruling, reason::POLICY);
-            }
-            let Some(room) = room::take() else { break };
-            let verdict = by_names(room, endpoint, word, subject, value, asker);
-            room::leave(room);
-            if let Some(verdict) = verdict {
-                return verdict;
-            }
-        }
-        word = endpoint.word();
+    let word = endpoint.word();
+    if word.policy() == NO_POLICY {
+        return Verdict::free(word);
+    }
+    if let Some(verdict) = look_up(endpoint, subject, asker) {
+        return verdict;
     }
     count(counter::POLICY_MISSING);
-    Verdict::plain(word, without_rule(action::DENY), reason::POLICY_MISSING)
+    Verdict {
+        state: state::DENIED,
+        ruling: without_rule(action::DENY),
+        reason: reason::POLICY_MISSING,
+        ..Verdict::free(word)
+    }
 }
 
-/// Judges with the names that the address was learned from. `None` if the policy is gone.
+/// Judges in a room. `None` if the policy is gone.
 #[inline(always)]
-fn by_names(
-    room: u32,
-    endpoint: &Endpoint,
-    word: SlotWord,
-    subject: Subject,
-    value: &PortValue,
-    asker: Asker,
-) -> Option<Verdict> {
+fn look_up(endpoint: &Endpoint, subject: Subject, asker: Asker) -> Option<Verdict> {
+    let room = room::take_room();
     let found = room::found(room)?;
     // SAFETY: the room is nobody else's until it is left.
     let found = unsafe { &mut *found };
     found.endpoint = endpoint.id;
+    found.slot = endpoint.slot;
     found.address = subject.address.words();
-    found.policy = word.policy();
-    found.base = value.steps;
-    let without = Verdict::plain(word, value.ruling, reason::POLICY);
-    found.ruling = without.ruling;
-    found.reason = without.reason.into();
-    found.state = without.state.into();
-    found.name = 0;
-    let port = PortKey { list: 0, class: subject.class, pad: 0, port: subject.port.to_be_bytes() };
-    found.port_key = Key::new(PortKey::BITS, port);
-    let answer = match asker {
-        Asker::Call => {
-            (found.told, found.is_known, found.binds) = (told::NOTHING, 0, 0);
-            names::names_of_call(room)
-        }
-        Asker::Packet { skb, is_known, is_kept, told } => {
-            (found.told, found.is_known, found.binds) = (told, u32::from(is_known), u32::from(is_kept));
-            names::names_of_packet(skb, room)
-        }
+    found.port = PortKey { list: 0, class: subject.class, pad: 0, port: subject.port.to_be_bytes() };
+    (found.told, found.is_known, found.binds) = match asker {
+        Asker::Call => (told::NOTHING, 0, 0),
+        Asker::Packet { is_known, is_kept, told, .. } => (told, u32::from(is_known), u32::from(is_kept)),
     };
-    if answer != names::JUDGED {
-        return None;
-    }
+    let ask = || match asker {
+        Asker::Call => names::names_of_call(room),
+        Asker::Packet { skb, .. } => names::names_of_packet(skb, room),
+    };
+    // Twice: the policy may be retired between the reading of the word and of the tries, and the new word is there by then.
+    let is_judged = ask() == names::JUDGED || ask() == names::JUDGED;
     let (reason, state, name) = (found.reason as u8, found.state as u8, found.name as u8);
-    Some(Verdict { word, ruling: found.ruling, reason, state, name })
-}
-
-#[inline(always)]
-fn look_up(policy: u32, subject: Subject) -> Option<*const PortValue> {
-    let address = AddressKey { policy, address: subject.address.bytes() };
-    let list = *ADDRESSES.get(&Key::new(AddressKey::BITS, address))?;
-    let port = PortKey { list, class: subject.class, pad: 0, port: subject.port.to_be_bytes() };
-    PORTS.get(&Key::new(PortKey::BITS, port)).map(core::ptr::from_ref)
+    let verdict = Verdict { word: found.word, ruling: found.ruling, reason, state, name };
+    room::leave_room(room);
+    is_judged.then_some(verdict)
 }

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | `egress` | `cgroup_skb/egress` | judges every packet that a pod's socket sends | 5.10 |
 //! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
-//! | `question` | after `egress` | notes what is asked of a trusted resolver | 5.10 |
+//! | `question`, `asked` | after `egress` | read what is asked of a trusted resolver, and note it | 5.10 |
 //! | `hello`, `named` | after `egress` | read the name that a flow shows, and judge the flow by it | 5.10 |
 //! | `answer`, `walk`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
@@ -63,6 +63,11 @@ fn ingress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 fn question(ctx: SkBuffContext) -> i32 {
     dns::question::try_question(&ctx).unwrap_or(PASS)
+}
+
+#[cgroup_skb(egress)]
+fn asked(ctx: SkBuffContext) -> i32 {
+    dns::asked::try_asked(&ctx).unwrap_or(DROP)
 }
 
 #[cgroup_skb(egress)]

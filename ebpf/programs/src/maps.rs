@@ -107,6 +107,13 @@ pub static EGRESS_TAILS: ProgramArray<{ tail::COUNT as usize }> = ProgramArray::
 #[btf_map]
 pub static INGRESS_TAILS: ProgramArray<{ tail::COUNT as usize }> = ProgramArray::new();
 
+// What only the programs know of. Whoever changes one of these raises its number in `sluice_abi::layout`.
+const _: () = {
+    assert!(size_of::<Streams>() == 5704);
+    assert!(size_of::<Hello>() == 5760);
+    assert!(size_of::<DnsRoom>() == 7960);
+};
+
 /// Counts one of [`counter`].
 #[inline(always)]
 pub fn count(index: u32) {

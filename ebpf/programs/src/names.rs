@@ -10,13 +10,15 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::maps::lpm_trie::Key;
 use sluice_abi::{
-    BOUND_NAME, BoundValue, Firsts, LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NAME_SIZE,
-    NO_LIST, NO_RULE, NO_STEPS, NameBytes, NameKey, PortKey, RulingValue, StepsKey, StepsValue, action,
-    class, first, learned_bucket, reason, shown, state,
+    AddressKey, BOUND_NAME, BoundValue, Firsts, LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue,
+    NAME_SIZE, NO_LIST, NO_POLICY, NO_RULE, NO_STEPS, NameBytes, NameKey, PortKey, PortValue, RulingValue,
+    SlotWord, StepsKey, StepsValue, action, class, first, learned_bucket, reason, shown, state,
 };
 
+use crate::endpoint;
 use crate::event;
-use crate::maps::{LEARNED, NAMES, PORTS, STEPS};
+use crate::judge::FREE;
+use crate::maps::{ADDRESSES, LEARNED, NAMES, PORTS, STEPS};
 use crate::room;
 use crate::socket;
 
@@ -50,20 +52,25 @@ const MISSING: u32 = 1;
 pub struct Found {
     /// The endpoint's cgroup id.
     pub endpoint: u64,
+    /// The word under which it was judged.
+    pub word: SlotWord,
+    /// With what follows, a key of `ADDRESSES`: how many bits of it count.
+    address_bits: u32,
+    policy: u32,
     /// The destination.
     pub address: [u64; 2],
-    /// Under which policy.
-    pub policy: u32,
-    /// The steps of the destination.
-    pub base: u32,
+    /// With what follows, a key of `PORTS`.
+    port_bits: u32,
+    /// Class and port; the list is filled in.
+    pub port: PortKey,
+    /// The endpoint's slot.
+    pub slot: u32,
     /// One of [`told`].
     pub told: u32,
     /// 1 if the packet is of the flow that is kept with the socket, so of the one that a name may be kept for.
     pub is_known: u32,
     /// 1 if the name by which the flow is allowed is to be kept with the socket.
     pub binds: u32,
-    /// Class and port; the list is filled in.
-    pub port_key: Key<PortKey>,
     /// The verdict: to begin with, what is ruled without names.
     pub ruling: RulingValue,
     /// One of [`reason`].
@@ -152,14 +159,41 @@ fn in_room(room: u32, sk: Option<*mut bpf_sock>) -> u32 {
     let Some(found) = room::found(room) else { return MISSING };
     // SAFETY: the caller holds the room.
     let found = unsafe { &mut *found };
+    found.word = endpoint::word(found.slot);
     if judge(found, sk).is_some() { JUDGED } else { MISSING }
 }
 
+const _: () = {
+    assert!(core::mem::offset_of!(Found, policy) == core::mem::offset_of!(Found, address_bits) + 4);
+    assert!(core::mem::offset_of!(Found, address) == core::mem::offset_of!(Found, policy) + 4);
+    assert!(core::mem::offset_of!(Found, port) == core::mem::offset_of!(Found, port_bits) + 4);
+};
+
 impl Found {
+    /// What is ruled about the destination and its port without any name.
+    #[inline(always)]
+    fn look_up(&mut self) -> Option<&'static PortValue> {
+        self.address_bits = AddressKey::BITS;
+        // SAFETY: laid out as the key is, by the assertions below.
+        let key = unsafe { &*(&raw const self.address_bits).cast::<Key<AddressKey>>() };
+        self.port.list = *ADDRESSES.get(key)?;
+        self.port_bits = PortKey::BITS;
+        self.port_of_list()
+    }
+
+    /// What the list in the key says of class and port.
+    #[inline(always)]
+    fn port_of_list(&self) -> Option<&'static PortValue> {
+        // SAFETY: as above.
+        PORTS.get(unsafe { &*(&raw const self.port_bits).cast::<Key<PortKey>>() })
+    }
+
     #[inline(always)]
     fn steps_of(&mut self, steps: u32) -> Option<*const StepsValue> {
         self.steps_key.steps = steps;
-        STEPS.get_ptr(&self.steps_key)
+        // VERIFIER: read where it is: there is no room for a copy on the stack.
+        let key: &StepsKey = &self.steps_key;
+        STEPS.get_ptr(key)
     }
 
     /// The entry at a place, from 1, of those where the address may lie.
@@ -167,17 +201,32 @@ impl Found {
     fn entry(&mut self, place: u32) -> Option<*mut LearnedValue> {
         let first = learned_bucket(self.address);
         self.learned_key.bucket = (first + place - 1) & (LEARNED_BUCKETS - 1);
-        LEARNED.get_ptr_mut(&self.learned_key)
+        let key: &LearnedKey = &self.learned_key;
+        LEARNED.get_ptr_mut(key)
     }
 }
 
 /// Rules about the flow in the room. `None` if the policy is gone.
 #[inline(always)]
 fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<()> {
+    found.policy = found.word.policy();
+    if found.policy == NO_POLICY {
+        found.ruling = FREE;
+        (found.reason, found.state, found.name) = (reason::POLICY.into(), state::SETTLED.into(), 0);
+        return Some(());
+    }
     found.steps_key.policy = found.policy;
     found.learned_key.endpoint = found.endpoint;
     found.learned_key.pad = 0;
-    let region = found.steps_of(found.base)?;
+    let base = found.look_up()?;
+    found.ruling = base.ruling;
+    found.reason = reason::POLICY.into();
+    found.state = if found.ruling.applied == action::ALLOW { state::SETTLED } else { state::DENIED }.into();
+    found.name = 0;
+    if base.steps == NO_STEPS {
+        return Some(());
+    }
+    let region = found.steps_of(base.steps)?;
     // SAFETY: a live hash element, which is never changed.
     found.learned = unsafe { (*region).learned };
     found.unread = found.learned;
@@ -191,7 +240,7 @@ fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<()> {
         return Some(());
     }
     found.name = if found.named == 0 { BOUND_NAME.into() } else { found.named };
-    if found.port_key.data.class != class::TCP || found.differs == 0 {
+    if found.port.class != class::TCP || found.differs == 0 {
         settle(found, |found| &found.unread);
     } else if shown.state == shown::MORE {
         found.reason = reason::NAME_AWAITED.into();
@@ -223,10 +272,12 @@ fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<()> {
     {
         found.state = state::OPENING.into();
     }
-    if found.state == state::SETTLED.into() && found.binds != 0 && found.named != 0 {
-        if let (Some(sk), Some(entry)) = (sk, found.entry(found.named)) {
-            socket::bind(sk, bound_part(entry));
-        }
+    if found.state == state::SETTLED.into()
+        && found.binds != 0
+        && found.named != 0
+        && let (Some(sk), Some(entry)) = (sk, found.entry(found.named))
+    {
+        socket::bind(sk, bound_part(entry));
     }
     Some(())
 }
@@ -313,8 +364,8 @@ fn candidate_steps(name: *mut BoundValue, found: &mut Found) -> Option<u32> {
     if list == NO_LIST {
         return Some(NO_STEPS);
     }
-    found.port_key.data.list = list;
-    Some(PORTS.get(&found.port_key).map_or(NO_STEPS, |value| value.steps))
+    found.port.list = list;
+    Some(found.port_of_list().map_or(NO_STEPS, |value| value.steps))
 }
 
 #[inline(always)]

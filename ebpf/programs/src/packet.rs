@@ -115,15 +115,8 @@ impl Packet {
     /// VERIFIER: there are dozens of ways through the reading, each of which knows some field for certain. Whatever comes
     /// after would be followed for each of them; so they are made to forget it.
     #[inline(always)]
-    fn forgotten(self, skb: *mut __sk_buff) -> Self {
-        // SAFETY: `skb` is the program's context.
-        let any = u64::from(unsafe { (*skb).len });
-        let forget = |value: u64| {
-            let mut value = value;
-            // SAFETY: adds a number and takes it away again.
-            unsafe { asm!("{0} += {1}", "{0} -= {1}", inout(reg) value, in(reg) any) };
-            value
-        };
+    pub fn forgotten(self, skb: *mut __sk_buff) -> Self {
+        let forget = |value: u64| forget(skb, value);
         Self {
             source: self.source.map(forget),
             destination: self.destination.map(forget),
@@ -338,6 +331,25 @@ impl Packet {
             transport: 0,
         }
     }
+}
+
+/// The same number.
+///
+/// VERIFIER: which does not know it any more. For what was found out in many ways and is asked for later.
+#[inline(always)]
+pub fn forget(skb: *mut __sk_buff, mut value: u64) -> u64 {
+    // SAFETY: `skb` is the program's context; a number is added and taken away again.
+    unsafe {
+        let any = u64::from((*skb).len);
+        asm!("{0} += {1}", "{0} -= {1}", inout(reg) value, in(reg) any);
+    }
+    value
+}
+
+/// As [`forget`], of a yes or no.
+#[inline(always)]
+pub fn forget_whether(skb: *mut __sk_buff, value: bool) -> bool {
+    forget(skb, value.into()) & 1 != 0
 }
 
 /// Copies a value out of the packet; `None` past its end.

@@ -14,7 +14,7 @@ use aya_ebpf::programs::TcContext;
 use sluice_abi::{HeardKey, NO_POLICY, REPLY_WINDOW_NS, class, hook, opaque};
 
 use crate::address::Address;
-use crate::decide::{Known, REFRESH_NS, decide, heard_within};
+use crate::decide::{Known, REFRESH_NS, decide, heard_within, packet_key};
 use crate::endpoint::Endpoint;
 use crate::event;
 use crate::flow;
@@ -62,7 +62,7 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     let sk = full_socket(skb);
     let sender = sender(skb, sk, &endpoint);
     let mut packet = Packet::read(skb, ETHERNET_HEADER);
-    let mut known = Known { origin: None, flow: None, is_raw: false, is_opening: packet.is_opening(skb) };
+    let (mut origin, mut flow, mut is_raw) = (None, None, false);
     let is_foreign = endpoint.is_foreign(packet.source);
     match sender {
         Sender::Judged => {
@@ -70,21 +70,21 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
             if packet.opaque == opaque::FRAGMENT {
                 return None;
             }
-            known.origin = socket::origin(sk);
+            origin = socket::origin(sk);
             // SAFETY: a full socket, whose fields the verifier lets us read.
-            known.is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
-            if known.origin.is_none() && packet.is_link_message(skb) {
+            is_raw = unsafe { (*sk).type_ } == SOCK_RAW;
+            if origin.is_none() && packet.is_link_message(skb) {
                 return None;
             }
             if !is_foreign {
-                known.flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
-                if known.flow.is_some_and(flow::is_let_through) {
+                flow = socket::flow(sk).filter(|flow| flow::is_same(*flow, &packet));
+                if flow.is_some_and(flow::is_let_through) {
                     return None;
                 }
             }
         }
         Sender::Unseen => {
-            known.origin = socket::origin(sk);
+            origin = socket::origin(sk);
             packet.distrust(opaque::PACKET_SOCKET);
         }
         Sender::Outside | Sender::Nobody => {
@@ -103,7 +103,9 @@ pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     if is_foreign && packet.class != class::OPAQUE {
         packet.distrust(opaque::FOREIGN_SOURCE);
     }
-    judge_frame(&endpoint, &packet, known, skb)
+    let known = Known::of(skb, origin, flow, is_raw, packet.is_opening(skb));
+    let sk = if origin.is_some() { sk } else { core::ptr::null_mut() };
+    judge_frame(&endpoint, &packet.forgotten(skb), known, skb, sk)
 }
 
 /// Notes who speaks to the pod.
@@ -143,23 +145,31 @@ fn sender(skb: *mut __sk_buff, sk: *mut bpf_sock, endpoint: &Endpoint) -> Sender
 }
 
 #[inline(always)]
-fn judge_frame(endpoint: &Endpoint, packet: &Packet, known: Known, skb: *mut __sk_buff) -> Option<i32> {
+fn judge_frame(
+    endpoint: &Endpoint,
+    packet: &Packet,
+    known: Known,
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+) -> Option<i32> {
     // Payloads are read at egress. What egress keeps no flow for shows nothing that can be read.
-    let told = if known.flow.is_some() { told::AS_READ } else { told::UNREADABLE };
-    let asker = Asker::Packet { skb, is_known: known.flow.is_some(), is_kept: false, told };
-    let verdict = decide(endpoint, packet, known, event::now(), asker).verdict;
+    let told = if known.is_known { told::AS_READ } else { told::UNREADABLE };
+    let asker = Asker::Packet { skb, is_known: known.is_known, is_kept: false, told };
+    let verdict = decide(endpoint, packet, &packet_key(endpoint, packet), known, event::now(), asker)
+        .verdict
+        .forgotten(skb);
     if !verdict.told() || is_last_segment(packet, known, skb) {
         return None;
     }
-    event::deny_packet(endpoint, packet, &verdict, known.origin, hook::WIRE);
+    let origin = if sk.is_null() { None } else { socket::origin(sk) };
+    event::deny_packet(endpoint, packet, &verdict, origin, hook::WIRE);
     if verdict.denied() { Some(SHOT) } else { None }
 }
 
 /// The reset that egress lets go when an edit has cut a connection.
 #[inline(always)]
 fn is_last_segment(packet: &Packet, known: Known, skb: *mut __sk_buff) -> bool {
-    // SAFETY: live socket storage, never changed once it is there.
-    known.flow.is_some_and(|flow| unsafe { (*flow).was_allowed != 0 }) && packet.is_bare_segment(skb)
+    known.was_allowed && packet.is_bare_segment(skb)
 }
 
 #[inline(always)]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use nix::libc;
 use serde::{Deserialize, Serialize};
-use sluice_abi::{kind, reason};
+use sluice_abi::{hook, kind};
 use sluice_policy::Network;
 use tokio::io::unix::AsyncFd;
 
@@ -93,7 +94,10 @@ impl Pump {
             };
             let mut node = self.shared.node();
             // Its client waits for an answer that will not come.
-            if flow.kind == kind::DENY && flow.reason == reason::NAME_SHOWN {
+            if flow.kind == kind::DENY
+                && flow.hook == hook::EGRESS
+                && i32::from(flow.protocol) == libc::IPPROTO_TCP
+            {
                 node.end_denied(flow.endpoint);
             }
             let to = Network::host(address_from(flow.remote));

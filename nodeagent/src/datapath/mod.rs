@@ -61,8 +61,9 @@ const PROGRAMS: [(&str, AttachType); 7] = [
 ];
 
 /// The programs that others hand packets on to: by name, in which array, at which index.
-const TAILS: [(&str, &str, u32); 6] = [
+const TAILS: [(&str, &str, u32); 7] = [
     ("question", "EGRESS_TAILS", tail::QUESTION),
+    ("asked", "EGRESS_TAILS", tail::ASKED),
     ("hello", "EGRESS_TAILS", tail::HELLO),
     ("named", "EGRESS_TAILS", tail::NAMED),
     ("answer", "INGRESS_TAILS", tail::ANSWER),
@@ -448,17 +449,17 @@ pub fn test_run(
 }
 
 /// An event out of the ring buffer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// About a flow.
     Flow(FlowEvent),
     /// About a name, or about a flow that one led to.
-    Name(NameEvent),
+    Name(Box<NameEvent>),
 }
 
 /// Reads an event out of the ring buffer's bytes.
 pub fn read_event(bytes: &[u8]) -> Option<Event> {
-    read_as(bytes).map(Event::Name).or_else(|| read_as(bytes).map(Event::Flow))
+    read_as(bytes).map(|event| Event::Name(Box::new(event))).or_else(|| read_as(bytes).map(Event::Flow))
 }
 
 fn read_as<T: aya::Pod>(bytes: &[u8]) -> Option<T> {

@@ -67,7 +67,7 @@ pub fn read_question(
     direction: Direction,
     turn: &mut Turn,
 ) -> Result<Question, Unreadable> {
-    if length < HEADER || length > MAX_MESSAGE {
+    if !(HEADER..=MAX_MESSAGE).contains(&length) {
         return Err(Unreadable);
     }
     // One bit for an answer, four for the opcode.

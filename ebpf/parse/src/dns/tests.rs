@@ -65,8 +65,8 @@ fn reference(bytes: &[u8]) -> Option<(String, Vec<(IpAddr, u32)>)> {
     }
     addresses.truncate(MAX_ADDRESSES);
     // Without the escapes of its text form.
-    let label = |label: &[u8]| label.iter().map(|byte| byte.to_ascii_lowercase() as char).collect::<String>();
-    let name = query.name().iter().map(|bytes| format!(".{}", label(bytes))).collect();
+    let labels = query.name().iter().flat_map(|label| [b".", label].concat());
+    let name = labels.map(|byte| byte.to_ascii_lowercase() as char).collect();
     Some((name, addresses))
 }
 
@@ -308,7 +308,7 @@ fn forty_eight_addresses_with_long_names_are_read() {
     let record = |index: u8| Record {
         owner: 0,
         compression: Compression::None,
-        upper: index % 2 == 0,
+        upper: index.is_multiple_of(2),
         ttl: 60,
         data: if index < 24 { Data::A([192, 0, 2, index]) } else { Data::Aaaa([index; 16]) },
     };

@@ -85,17 +85,14 @@ impl Hello {
             },
             // A path, or `*` of OPTIONS. A whole URL or an authority would count in place of the Host.
             phase::TARGET if byte == u64::from(b'/') || byte == u64::from(b'*') => phase::REQUEST_LINE,
-            phase::TARGET => return Err(Unreadable),
             phase::REQUEST_LINE => match byte {
-                NEWLINE => return Err(Unreadable),
                 RETURN if at >= 9 && self.bytes.raw_long(at - 9) == VERSION => phase::RETURN,
-                RETURN => return Err(Unreadable),
+                RETURN | NEWLINE => return Err(Unreadable),
                 _ => phase::REQUEST_LINE,
             },
             phase::RETURN if byte == NEWLINE => phase::LINE_START,
-            phase::RETURN => return Err(Unreadable),
             phase::LAST_RETURN if byte == NEWLINE => return Ok(true),
-            phase::LAST_RETURN => return Err(Unreadable),
+            phase::TARGET | phase::RETURN | phase::LAST_RETURN => return Err(Unreadable),
             phase::VALUE => match byte {
                 RETURN => phase::RETURN,
                 NEWLINE => return Err(Unreadable),

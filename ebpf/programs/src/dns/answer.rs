@@ -100,7 +100,7 @@ fn take_in(
     question: &Question,
 ) -> bool {
     let key =
-        key(skb, endpoint, packet.source.bytes(), packet.destination_port, question.id, packet.protocol);
+        key(skb, endpoint.id, packet.source.bytes(), packet.destination_port, question.id, packet.protocol);
     // SAFETY: the caller holds the room.
     let held = unsafe { &mut *room };
     let value = &mut held.question;

@@ -131,11 +131,12 @@ fn learn(room: &mut DnsRoom, found: Found, terms: Terms) {
     find_place(room, found.address, terms);
     let rank = get(&room.rank);
     let key = LearnedKey { endpoint: get(&room.endpoint), bucket: get(&room.place) as u32, pad: 0 };
+    let learned: &LearnedValue = &room.learned;
     let done = match rank {
         rank::SAME => true,
         rank::NONE => false,
-        rank::EMPTY => LEARNED.insert(key, &room.learned, u64::from(BPF_NOEXIST)).is_ok(),
-        _ => LEARNED.insert(key, &room.learned, u64::from(BPF_ANY)).is_ok(),
+        rank::EMPTY => LEARNED.insert(key, learned, u64::from(BPF_NOEXIST)).is_ok(),
+        _ => LEARNED.insert(key, learned, u64::from(BPF_ANY)).is_ok(),
     };
     if done {
         count(counter::LEARNED);
@@ -186,7 +187,7 @@ fn find_place(room: &mut DnsRoom, address: [u64; 2], terms: Terms) {
 /// The same address and name?
 #[inline(always)]
 fn is_same(entry: *const LearnedValue, learned: &LearnedValue) -> bool {
-    let (one, other) = ((&raw const (*learned).address).cast::<u64>(), entry);
+    let (one, other) = ((&raw const learned.address).cast::<u64>(), entry);
     // SAFETY: live elements; the address and the name with the zeros around it lie at multiples of 8.
     unsafe {
         let entry_address = (&raw const (*other).address).cast::<u64>();

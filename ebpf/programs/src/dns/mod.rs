@@ -1,13 +1,14 @@
 //! DNS as pods speak it: questions noted as they leave, answers read before the application reads them.
 //!
 //! ```text
-//! egress ──► question   QUESTIONS: which socket asked whom for what
+//! egress ──► question   what is asked?
+//!            └► asked   QUESTIONS: which socket asked whom for what
 //! ingress ─► answer     was it asked?
 //!            └► walk    the addresses that it leads to
 //!               └► learn   LEARNED: address, name, until when
 //! ```
 //!
-//! The four are programs of their own, reached by tail calls: each has its own million steps with the verifier, and a
+//! The five are programs of their own, reached by tail calls: each has its own million steps with the verifier, and a
 //! packet that is no DNS pays for none of them. What one leaves to the next is in a [`DnsRoom`], which it holds.
 //!
 //! Only port 53 is looked at, and only trusted resolvers there. DNS to anywhere else is ordinary traffic.
@@ -22,6 +23,7 @@ use crate::maps::RESOLVERS;
 use crate::packet::Packet;
 
 pub mod answer;
+pub mod asked;
 pub mod learn;
 pub mod question;
 mod room;

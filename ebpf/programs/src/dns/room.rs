@@ -32,6 +32,9 @@ pub struct DnsRoom {
     /// Bytes of the message.
     pub length: u64,
     pub response_code: u64,
+    /// 1 if a question could be read, and its id.
+    pub is_read: u64,
+    pub id: u64,
     /// How often [`super::walk`] has handed on to itself.
     pub rounds: u64,
     pub turn: Turn,

@@ -20,8 +20,6 @@ const SOCK_STREAM: u32 = 1;
 const PREFIX: u64 = 2;
 /// Bytes that are loaded at once: as many as a room has behind its last offset.
 const PIECE: u64 = 512;
-/// As many pieces as the larger stream has, one for the length and one for a start in the middle.
-const PIECES: u32 = 10;
 
 /// [`Streams::state`], which is zero as long as nothing is known of the connection.
 const OPENING: u64 = 1;
@@ -120,6 +118,8 @@ pub fn known(sk: *mut bpf_sock) -> Option<*mut Streams> {
 impl<const SIZE: usize> Stream<SIZE> {
     /// Bytes of a message that there is room for, its length included.
     const ROOM: u64 = SIZE as u64 - PIECE;
+    /// As many as there is room for, one for the length and one for a start in the middle.
+    const PIECES: u64 = Self::ROOM / PIECE + 2;
 
     /// Takes in what a segment holds of the next message.
     #[inline(always)]
@@ -136,7 +136,7 @@ impl<const SIZE: usize> Stream<SIZE> {
         }
         let end = u64::from(segment.start) + u64::from(segment.length);
         put(&mut self.at, u64::from(segment.start) + u64::from(old));
-        for _ in 0..PIECES {
+        for _ in 0..Self::PIECES {
             let (at, have) = (get(&self.at), get(&self.have));
             if at >= end {
                 return Taken::Part;

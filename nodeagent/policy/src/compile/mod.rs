@@ -238,12 +238,13 @@ pub fn compile(selection: &Selection, world: &World, posture: Posture) -> Compil
 pub enum CompileError {
     /// The lists hold more entries than the caller has room for.
     #[error(
-        "the policies need more than {0} entries; use fewer rules that have `ports` but no `to`, or fewer networks"
+        "the policies need more than {0} entries; use fewer rules that have `ports` but no `to`, or fewer networks and \
+         names"
     )]
     TooLarge(usize),
 }
 
-/// As [`compile()`], but gives up as soon as the lists hold more than `limit` entries together.
+/// As [`compile()`], but gives up as soon as lists and names hold more than `limit` entries together.
 pub fn compile_within(
     selection: &Selection,
     world: &World,
@@ -359,9 +360,9 @@ impl Compiled {
         self.rules.get(ordinal? as usize)
     }
 
-    /// The number of entries of all lists together, which is what the kernel has to hold.
+    /// The number of entries of all lists together, and of names, which is what the kernel has to hold.
     pub fn entries(&self) -> usize {
-        self.lists.iter().map(|list| list.entries.len()).sum()
+        self.lists.iter().map(|list| list.entries.len()).sum::<usize>() + self.names.len()
     }
 }
 

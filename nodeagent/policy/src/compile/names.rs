@@ -50,6 +50,7 @@ impl Meant {
     fn entry(mut self, pattern: NamePattern, lists: &mut Lists<'_>) -> Result<NameEntry, CompileError> {
         self.atoms.sort_unstable();
         self.atoms.dedup();
+        lists.make_room(1)?;
         let list = if self.atoms.is_empty() { None } else { Some(lists.of_name(&self.atoms)?) };
         Ok(NameEntry { pattern, list, opens: self.opens })
     }

@@ -99,7 +99,7 @@ pub(super) struct Lists<'a> {
     rulings: Rulings<'a>,
     by_active: HashMap<Vec<u32>, u32>,
     by_content: HashMap<List, u32>,
-    /// The entries of all lists so far, and the most that there may be.
+    /// The entries of all lists and names so far, and the most that there may be.
     entries: usize,
     limit: usize,
 }
@@ -128,6 +128,12 @@ impl<'a> Lists<'a> {
         self.find_or_make(active, Rulings::list_of_name)
     }
 
+    /// Counts entries that the kernel has to hold.
+    pub(super) fn make_room(&mut self, entries: usize) -> Result<(), CompileError> {
+        self.entries += entries;
+        if self.entries > self.limit { Err(CompileError::TooLarge(self.limit)) } else { Ok(()) }
+    }
+
     /// No atom matches both addresses and names, so the atoms say which kind of list it is.
     fn find_or_make(
         &mut self,
@@ -142,10 +148,7 @@ impl<'a> Lists<'a> {
         let size = list.entries.len();
         let number = *self.by_content.entry(list).or_insert(next);
         if number == next {
-            self.entries += size;
-        }
-        if self.entries > self.limit {
-            return Err(CompileError::TooLarge(self.limit));
+            self.make_room(size)?;
         }
         self.by_active.insert(active.to_vec(), number);
         Ok(number)

@@ -103,10 +103,12 @@ impl Node {
         if self.policies.is_some() { self.reconcile() } else { Ok(()) }
     }
 
-    /// Ends the connections of a pod that the kernel has denied by the name that they show, or for want of one.
+    /// Ends the connections of a pod that the kernel has denied because of names: of what they show, for want of one, or
+    /// since an edit. Others were ended with the edit.
     pub fn end_denied(&mut self, cgroup: u64) {
         let Some(endpoint) = self.endpoints.get(&cgroup) else { return };
-        if let Some(installed) = self.installed.get(&endpoint.policy) {
+        let installed = self.installed.get(&endpoint.policy);
+        if let Some(installed) = installed.filter(|installed| !installed.compiled.names.is_empty()) {
             // The thread lives as long as its sender.
             let _ = self.cuts.send(cut(&endpoint.record, Arc::clone(&installed.compiled)));
         }

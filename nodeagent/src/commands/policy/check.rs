@@ -23,7 +23,9 @@ Errors, all of them at once:
 Warnings:
   a rule that never matches, because rules before it match all that it matches;
   a ClusterEgressPolicy that grants something by pod labels alone, or opens the way to pods by
-  their labels alone: tenants choose those.
+  their labels alone: tenants choose those;
+  a Deny rule with domainNames: it is best effort, for who knows an address needs no name;
+  requireName where no flow can show a name.
 
 Files are read as the agent reads them, but for who owns them, and for links, which are followed.
 Findings go to standard output, one a line.
