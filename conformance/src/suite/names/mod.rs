@@ -55,6 +55,8 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     run.clients(&agent, &pod).await?;
     eprintln!("names: names that flows show");
     run.shown(&agent, &pod).await?;
+    eprintln!("names: streams");
+    run.streams(&agent, &pod).await?;
     eprintln!("names: lies, and {} broken messages", options.broken);
     run.lies(&agent, &pod).await?;
     eprintln!("names: restricted questions");
@@ -267,6 +269,23 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// DNS over TCP: what comes in pieces counts, what only looks like a message does not.
+    async fn streams(&mut self, agent: &Agent, pod: &Pod) -> Result<()> {
+        let wanted = [
+            ("a question and an answer in pieces", 1.into()),
+            ("two questions and two answers in a segment", 2.into()),
+            ("an answer inside another", 1.into()),
+        ];
+        self.expect(pod, &["streams", &LIAR.to_string()], &wanted).await?;
+        let all = learned(agent, "client")?;
+        let found: Vec<&String> = all.keys().filter(|name| name.ends_with(".stream.test")).collect();
+        let wanted = vec!["pieces.stream.test", "second.stream.test", "two.stream.test"];
+        self.report.equal("learned over TCP", serde_json::to_value(found)?, "", wanted);
+        let victim = all.contains_key("victim.lie.test");
+        self.report.equal("learned from inside another answer", victim, "", false);
+        Ok(())
+    }
+
     async fn lies(&mut self, agent: &Agent, pod: &Pod) -> Result<()> {
         let (liar, own) = (LIAR.to_string(), pod.ipv4()?.to_string());
         let broken = self.options.broken.to_string();
@@ -293,7 +312,8 @@ impl Run<'_> {
         let strange: Vec<&String> = all
             .iter()
             .filter(|(name, found)| {
-                found.iter().any(|a| a.to_string() == LIE) && !name.ends_with(".broken.test")
+                let its_own = [".broken.test", ".stream.test"].iter().any(|zone| name.ends_with(zone));
+                found.iter().any(|address| address.to_string() == LIE) && !its_own
             })
             .map(|(name, _)| name)
             .collect();
@@ -314,7 +334,7 @@ impl Run<'_> {
         let wanted = [
             ("a name that a rule opens", "connected".into()),
             ("a tunnel", "EPERM".into()),
-            ("a tunnel by the C library", "no address".into()),
+            ("a tunnel by the C library", "no address: EAI_AGAIN".into()),
             ("a tunnel over TCP", 0.into()),
             ("a search suffix", 0.into()),
         ];
