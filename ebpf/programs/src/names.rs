@@ -219,7 +219,11 @@ fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<()> {
     found.learned_key.endpoint = found.endpoint;
     found.learned_key.pad = 0;
     let base = found.look_up()?;
-    found.ruling = base.ruling;
+    let (from, to) = ((&raw const base.ruling).cast::<u32>(), (&raw mut found.ruling).cast::<u32>());
+    for word in 0..size_of::<RulingValue>() / 4 {
+        // SAFETY: both rulings are as many words, and lie at multiples of 4.
+        unsafe { put(&mut *to.add(word), *from.add(word)) };
+    }
     found.reason = reason::POLICY.into();
     found.state = if found.ruling.applied == action::ALLOW { state::SETTLED } else { state::DENIED }.into();
     found.name = 0;
@@ -227,9 +231,12 @@ fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<()> {
         return Some(());
     }
     let region = found.steps_of(base.steps)?;
-    // SAFETY: a live hash element, which is never changed.
-    found.learned = unsafe { (*region).learned };
-    found.unread = found.learned;
+    for place in 0..TIERS * VERDICTS {
+        // SAFETY: a live hash element, which is never changed.
+        let first = unsafe { (*region).learned[place] };
+        put(&mut found.learned[place], first);
+        put(&mut found.unread[place], first);
+    }
     found.differs = 0;
     found.shown = NOBODY;
     found.named = NOBODY;
@@ -286,8 +293,7 @@ fn judge(found: &mut Found, sk: Option<*mut bpf_sock>) -> Option<()> {
 #[inline(always)]
 fn find(bound: Option<*mut BoundValue>, shown: Shown, found: &mut Found) -> Option<()> {
     for candidate in 0..CANDIDATES {
-        // SAFETY: inside the array.
-        unsafe { core::ptr::write_volatile(&raw mut found.steps[candidate], NOBODY) };
+        put(&mut found.steps[candidate], NOBODY);
     }
     let now = event::now();
     for candidate in 0..CANDIDATES {
@@ -381,7 +387,10 @@ fn add(found: &mut Found, steps: &StepsValue) {
 /// Puts together what comes first for a flow that shows a name.
 #[inline(always)]
 fn try_shown(found: &mut Found, steps: u32) -> Option<()> {
-    found.tried = found.learned;
+    for place in 0..TIERS * VERDICTS {
+        let first = found.learned[place];
+        put(&mut found.tried[place], first);
+    }
     if steps != NO_STEPS {
         let added = found.steps_of(steps)?;
         for place in 0..TIERS * VERDICTS {
@@ -426,6 +435,15 @@ fn is_equal(name: *const BoundValue, shown: *const NameBytes) -> bool {
         }
     }
     differs == 0
+}
+
+/// Writes a word.
+///
+/// VERIFIER: by itself: for several at once LLVM calls a function, which takes 32 bytes of a stack that is full.
+#[inline(always)]
+fn put(word: &mut u32, value: u32) {
+    // SAFETY: a word that is ours to write.
+    unsafe { core::ptr::write_volatile(word, value) };
 }
 
 /// The smaller of two.
