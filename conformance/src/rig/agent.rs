@@ -311,12 +311,6 @@ impl Agent {
         self.wait_ready().await
     }
 
-    /// Kills it if it runs, and starts another build of it in its place: `sluice` or `sluice-rehearsal`.
-    pub async fn restart_as(&mut self, name: &str) -> Result<()> {
-        self.binary = binary(name)?;
-        self.restart().await
-    }
-
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

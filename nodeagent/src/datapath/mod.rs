@@ -17,8 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf};
-use aya::programs::{Program, ProgramError};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, MapInfo, PerCpuArray, ProgramArray, RingBuf};
+use aya::programs::{Program, ProgramError, loaded_programs};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -170,8 +170,8 @@ pub struct Datapath {
     next_list: u32,
     next_generation: u32,
     flows: OwnedFd,
-    /// The maps that no earlier agent had made.
-    fresh: BTreeSet<&'static str>,
+    /// No packet meets what is in the maps: they are to be filled before one does.
+    is_fresh: bool,
     place: Place,
     object: Ebpf,
     _lock: Flock<fs::File>,
@@ -221,8 +221,7 @@ impl Datapath {
             })?;
         }
         let lock = lock(&place.bpffs.join("sluice"))?;
-        let fresh = layout::MAPS.iter().map(|(name, _)| *name).filter(|name| !place.map(name).exists());
-        let fresh = fresh.collect();
+        let is_fresh = drop_unused_maps(place)?;
         let mut loader = EbpfLoader::new();
         loader.allow_unsupported_maps();
         for (name, _) in layout::MAPS {
@@ -234,7 +233,7 @@ impl Datapath {
         }
         links::load_guards(&mut object)?;
         let events = take(&mut object, "EVENTS")?;
-        let mut datapath = Self::from_maps(object, lock, place, fresh)?;
+        let mut datapath = Self::from_maps(object, lock, place, is_fresh)?;
         datapath.find_next_ids()?;
         Ok((datapath, events))
     }
@@ -243,7 +242,7 @@ impl Datapath {
         mut loaded: Ebpf,
         lock: Flock<fs::File>,
         place: &Place,
-        fresh: BTreeSet<&'static str>,
+        is_fresh: bool,
     ) -> Result<Self, DatapathError> {
         let object = &mut loaded;
         let shared = |name: &'static str, words: usize| {
@@ -272,17 +271,17 @@ impl Datapath {
                 path: place.map("FLOWS"),
                 source,
             })?,
-            fresh,
+            is_fresh,
             place: place.clone(),
             object: loaded,
             _lock: lock,
         })
     }
 
-    /// Are there no endpoints in the kernel only because this build lays them out in another way, or because nobody was
+    /// Are there no endpoints in the maps only because this build lays them out in another way, or because nobody was
     /// here before?
     pub fn is_fresh(&self) -> bool {
-        ["ENDPOINTS", "SLOTS"].iter().any(|name| self.fresh.contains(name))
+        self.is_fresh
     }
 
     /// Puts every program behind its pinned link, and removes the maps that only an earlier agent's programs used. What
@@ -549,6 +548,34 @@ fn check_place(place: &Place) -> Result<(), DatapathError> {
         return Err(DatapathError::NotCgroup2 { path: place.cgroup_root.clone() });
     }
     Ok(())
+}
+
+/// The maps that say what is done with a packet. The program at egress reads all of them.
+const IN_FORCE: [&str; 5] = ["ENDPOINTS", "SLOTS", "ADDRESSES", "PORTS", "FLOWS"];
+
+/// Removes those of [`IN_FORCE`] that the program at egress does not read: an agent that died before it attached its
+/// programs may have filled them by half. Says whether there were any, or none at all: whether what packets meet is not in
+/// the maps that this build will open.
+fn drop_unused_maps(place: &Place) -> Result<bool, DatapathError> {
+    let pin = place.links().join("egress");
+    let program = match sys::open_pin(&pin).and_then(|link| sys::link_info(link.as_fd())) {
+        Ok(info) => Some(info.program),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(source) => return Err(DatapathError::Io { action: "look at", path: pin, source }),
+    };
+    let attached = loaded_programs().flatten().find(|loaded| Some(loaded.id()) == program);
+    let read = attached.and_then(|program| program.map_ids().ok().flatten()).unwrap_or_default();
+    let mut is_fresh = false;
+    for name in IN_FORCE {
+        let pin = place.map(name);
+        let id =
+            if pin.exists() { Some(MapInfo::from_pin(&pin).map_err(map_error(name))?.id()) } else { None };
+        if !id.is_some_and(|id| read.contains(&id)) {
+            is_fresh = true;
+            remove(&pin, fs::remove_file)?;
+        }
+    }
+    Ok(is_fresh)
 }
 
 /// Loads one of [`PROGRAMS`].

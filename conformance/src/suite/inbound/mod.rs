@@ -14,7 +14,7 @@ use super::detached;
 use super::flood::{self, Arrivals, Line, TCP_PORT};
 use crate::report::Report;
 use crate::rig::net::{DESTINATIONS, Destinations, is_wire};
-use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions};
+use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions, binary};
 
 pub(in crate::suite) mod client;
 pub(in crate::suite) mod events;
@@ -32,6 +32,17 @@ const QUERIES: u32 = 20;
 const ROUNDS: u32 = 30;
 /// How long the flood goes on that the first requests meet.
 const FLOOD_SECONDS: f64 = 6.0;
+/// When an agent dies that exchanges the programs for another build's.
+const DEATHS: [Duration; 8] = [
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(60),
+    Duration::from_millis(100),
+    Duration::from_millis(150),
+    Duration::from_millis(200),
+    Duration::from_millis(300),
+    Duration::from_millis(400),
+];
 /// How long an edit may take to show.
 const EDIT_LIMIT: Duration = Duration::from_secs(15);
 /// What the edit of the policy opens.
@@ -131,7 +142,14 @@ impl Run<'_> {
 
         for (build, what) in [("sluice-rehearsal", "an upgrade"), ("sluice", "a downgrade")] {
             eprintln!("inbound: {what}, with other programs and other map layouts");
-            agent.restart_as(build).await?;
+            // Half an exchange changes nothing: the next start begins anew.
+            for delay in DEATHS {
+                agent.kill_hard()?;
+                agent.set_binary(binary(build)?);
+                agent.spawn()?;
+                tokio::time::sleep(delay).await;
+            }
+            agent.restart().await?;
             let when = format!(", after {what}");
             self.speak(&when, build == "sluice-rehearsal");
             self.answers(&when, QUERIES).await?;
