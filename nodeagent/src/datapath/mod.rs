@@ -551,7 +551,7 @@ fn check_place(place: &Place) -> Result<(), DatapathError> {
 }
 
 /// The maps that say what is done with a packet. The program at egress reads all of them.
-const IN_FORCE: [&str; 5] = ["ENDPOINTS", "SLOTS", "ADDRESSES", "PORTS", "FLOWS"];
+const IN_FORCE: [&str; 7] = ["ENDPOINTS", "SLOTS", "ADDRESSES", "PORTS", "STEPS", "NAMES", "FLOWS"];
 
 /// Removes those of [`IN_FORCE`] that the program at egress does not read: an agent that died before it attached its
 /// programs may have filled them by half. Says whether there were any, or none at all: whether what packets meet is not in
