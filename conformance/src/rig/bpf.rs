@@ -17,11 +17,11 @@ use super::containerd::TICK;
 // enum bpf_cmd (include/uapi/linux/bpf.h).
 const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_GET: libc::c_int = 7;
-const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
-const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
+const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
+const BPF_MAP_GET_NEXT_ID: libc::c_int = 12;
 const BPF_PROG_QUERY: libc::c_int = 16;
-const BPF_BTF_GET_FD_BY_ID: libc::c_int = 19;
-const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
+const BPF_BTF_GET_NEXT_ID: libc::c_int = 23;
+const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
 
 /// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` (enum `bpf_attach_type`).
 pub(super) const TCX: [u32; 2] = [46, 47];
@@ -53,10 +53,10 @@ impl Kind {
 
     fn command(self) -> libc::c_int {
         match self {
-            Self::Program => BPF_PROG_GET_FD_BY_ID,
-            Self::Map => BPF_MAP_GET_FD_BY_ID,
-            Self::Link => BPF_LINK_GET_FD_BY_ID,
-            Self::Btf => BPF_BTF_GET_FD_BY_ID,
+            Self::Program => BPF_PROG_GET_NEXT_ID,
+            Self::Map => BPF_MAP_GET_NEXT_ID,
+            Self::Link => BPF_LINK_GET_NEXT_ID,
+            Self::Btf => BPF_BTF_GET_NEXT_ID,
         }
     }
 }
@@ -234,16 +234,16 @@ fn attached(target: u32, way: u32) -> Result<Option<u32>> {
 fn exists(kind: Kind, id: u32) -> Result<bool> {
     #[repr(C)]
     struct Attr {
-        id: u32,
-        next_id: u32,
+        start: u32,
+        next: u32,
         flags: u32,
     }
-    match bpf(kind.command(), &Attr { id, next_id: 0, flags: 0 }) {
-        Ok(fd) => {
-            // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
-            drop(unsafe { OwnedFd::from_raw_fd(fd) });
-            Ok(true)
-        }
+    // Not by opening it: an array of programs that is opened and closed while the kernel's worker is about to empty it keeps
+    // a reference for ever (`prog_array_map_clear` in kernel/bpf/arraymap.c takes one for work that is queued already).
+    let attr = Attr { start: id.saturating_sub(1), next: 0, flags: 0 };
+    match bpf(kind.command(), &attr) {
+        // SAFETY: `attr` lives; the kernel has written the next id into it, so it is read anew.
+        Ok(_) => Ok(unsafe { (&raw const attr.next).read_volatile() } == id),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).with_context(|| format!("asking for {kind:?} {id}")),
     }
