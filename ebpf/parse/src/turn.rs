@@ -3,7 +3,7 @@
 use sluice_abi::{MAX_NAME, NAME_SIZE, NameBytes};
 
 use crate::Unreadable;
-use crate::bits::{Room, get, if_not_in_label, if_zero, load_word, lower, put, select, sign, store_word};
+use crate::bits::{Room, get, if_not_in_label, if_zero, keep, load_word, lower, put, select, sign, store_word};
 
 /// Where in the room the first byte of a name comes to lie, which is the last of its reversed form.
 const FIRST: usize = 255;
@@ -33,9 +33,10 @@ impl Turn {
 
     #[inline(always)]
     fn set(&mut self, index: usize, byte: u64) {
-        // VERIFIER: `index` is a loop's counter, which it knows.
+        // VERIFIER: `index` is a loop's counter, of which 7.2 knows no bounds.
+        let place = keep::<0xff>((FIRST - index) as u64);
         // SAFETY: callers count to below `NAME_SIZE`, which is below `FIRST`.
-        unsafe { *self.room.0.as_mut_ptr().add(FIRST - index) = byte as u8 };
+        unsafe { *self.room.0.as_mut_ptr().add(place) = byte as u8 };
     }
 
     /// Turns the name in wire form at `start` of a message; it must not be compressed. The length is zero for the root.
