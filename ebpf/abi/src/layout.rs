@@ -8,7 +8,7 @@
 //! one number together: a slot's word names a policy in the tries, and a judged flow names a word. Where `REPLIES` or `OWN`
 //! are made anew, datagrams that came in before are not known any more to be answered: raise theirs with care.
 
-/// `SLOTS`, `ADDRESSES`, `PORTS`, `STEPS`, `NAMES` and `FLOWS`.
+/// `SLOTS`, `ADDRESSES`, `PORTS`, `STEPS`, `NAMES`, `FLOWS`, and `NAME_ROOMS`, where a flow is put together.
 pub const VERDICTS: u32 = if cfg!(feature = "rehearsal") { 3 } else { 2 };
 /// `ENDPOINTS`.
 pub const ENDPOINTS: u32 = if cfg!(feature = "rehearsal") { 2 } else { 1 };
@@ -46,7 +46,7 @@ pub const MAPS: [(&str, u32); 30] = [
     ("HELLOS", 1),
     ("SHOWN", 1),
     ("ROOMS", TAILS),
-    ("NAME_ROOMS", 1),
+    ("NAME_ROOMS", VERDICTS),
     ("EGRESS_TAILS", TAILS),
     ("INGRESS_TAILS", TAILS),
 ];

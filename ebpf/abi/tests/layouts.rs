@@ -177,7 +177,7 @@ STREAMS-1:
 HELLOS-1: 
 SHOWN-1: ShownValue 256 state@0 by@1 name_length@2 pad@3 name@4
 ROOMS-1: 
-NAME_ROOMS-1: 
+NAME_ROOMS-2: 
 EGRESS_TAILS-1: 4 programs
 INGRESS_TAILS-1: 4 programs
 ";
