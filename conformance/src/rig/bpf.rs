@@ -286,7 +286,8 @@ fn fdinfo(fd: &OwnedFd) -> Result<String> {
 fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_int> {
     // SAFETY: `attr` is the leading part of `union bpf_attr` for this command and lives through the call; the kernel takes
     // what it does not get as zero. Pointers inside it were made from live objects of the callers: a path, which it
-    // reads to its end, and keys of the size that it gave.
+    // reads to its end, and keys of the size that it gave, of which it writes the next one. What it writes into `attr`
+    // itself the callers read anew.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }

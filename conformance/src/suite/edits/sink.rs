@@ -1,5 +1,6 @@
 //! The far ends of long flows: each counts what it gets, and stops its flow when told to.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,11 +8,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
+use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::rig::FarEnd;
+
+/// What the probe tells of a flow that has ended.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::suite) struct Ended {
+    pub(in crate::suite) flow: String,
+    pub(in crate::suite) sent: u64,
+    pub(in crate::suite) errors: BTreeMap<String, u64>,
+    pub(in crate::suite) end: String,
+}
 
 /// The datagram after which no more come.
 const LAST: &[u8] = b"last";

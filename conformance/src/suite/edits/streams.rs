@@ -6,9 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 
-use super::sink::Sink;
+use super::sink::{Ended, Sink};
 use super::{DENIED_LATER, KEPT};
 use crate::report::Report;
 use crate::rig::{Container, ContainerSpec, FarEnd, Pod, Rig};
@@ -25,15 +24,6 @@ const CUT_LIMIT: Duration = Duration::from_secs(15);
 const CUT_AIM: Duration = Duration::from_secs(1);
 /// Between two looks.
 const TICK: Duration = Duration::from_millis(5);
-
-/// What the probe tells of a flow that has ended.
-#[derive(Clone, Debug, Deserialize)]
-struct Ended {
-    flow: String,
-    sent: u64,
-    errors: BTreeMap<String, u64>,
-    end: String,
-}
 
 /// The flows, with their far ends.
 pub(super) struct Streams {

@@ -1,16 +1,14 @@
 //! Flows that live through everything: the pods' own, and those that pods have accepted.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 
 use crate::report::Report;
 use crate::rig::net::DESTINATIONS;
 use crate::rig::{Container, ContainerSpec, FarEnd, Pod, Rig};
-use crate::suite::edits::sink::Sink;
+use crate::suite::edits::sink::{Ended, Sink};
 use crate::suite::inbound::client::{Client, Held};
 
 /// Ports of the far ends, one for each pod, from here.
@@ -25,15 +23,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(20);
 /// Between two rounds of questions.
 const BETWEEN: Duration = Duration::from_millis(50);
-
-/// What the probe tells of a flow that has ended.
-#[derive(Clone, Debug, Deserialize)]
-struct Ended {
-    flow: String,
-    sent: u64,
-    errors: BTreeMap<String, u64>,
-    end: String,
-}
 
 /// A pod's own flows: TCP and UDP, IPv4 and IPv6.
 pub(super) struct Streams {
