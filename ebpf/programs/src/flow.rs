@@ -14,8 +14,9 @@ use crate::packet::{Ipv4, Ipv6, Packet};
 use crate::room;
 use crate::socket;
 
-const HTTP: u32 = 80;
-const HTTPS: u32 = 443;
+/// The ports of HTTP, and of HTTP over TLS or QUIC.
+pub const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
 /// Version and header length of an IPv4 header without options.
 const PLAIN_V4: u8 = 0x45;
 
@@ -197,7 +198,11 @@ pub extern "C" fn allowed_state(skb: *mut __sk_buff, port: u32, class: u32, is_o
             return state_after(shown, by).into();
         }
     }
-    if is_opening != 0 && is_told(port, class) { state::UNTOLD.into() } else { state::SETTLED.into() }
+    if is_opening != 0 && is_told(port as u16, class as u8) {
+        state::UNTOLD.into()
+    } else {
+        state::SETTLED.into()
+    }
 }
 
 /// The state of an allowed flow that has shown what it shows.
@@ -210,12 +215,12 @@ pub fn state_after(shown: u8, by: u8) -> u8 {
 /// Is it of a flow whose first payload is told of, whatever the policy? What is on these ports is TLS, HTTP or QUIC.
 #[inline(always)]
 pub fn shows(packet: &Packet) -> bool {
-    is_told(packet.destination_port.into(), packet.class.into())
+    is_told(packet.destination_port, packet.class)
 }
 
 #[inline(always)]
-fn is_told(port: u32, class: u32) -> bool {
-    match class as u8 {
+fn is_told(port: u16, class: u8) -> bool {
+    match class {
         class::TCP => matches!(port, HTTP | HTTPS),
         class::UDP => port == HTTPS,
         _ => false,

@@ -13,6 +13,7 @@ use sluice_parse::hello::Hello;
 use crate::dns::DnsRoom;
 use crate::endpoint::Endpoint;
 use crate::event;
+use crate::flow::HTTP;
 use crate::maps::{EVENTS, PAYLOADS, count};
 use crate::packet::Packet;
 
@@ -72,7 +73,9 @@ pub fn shown(
 ) {
     // SAFETY: live socket storage.
     let by = unsafe { (*value).by };
-    let kind = if by == shown_by::HTTP { kind::HTTP } else { kind::TLS };
+    // What is neither is told as what it should have been.
+    let is_http = by == shown_by::HTTP || (by == shown_by::NOTHING && packet.destination_port == HTTP);
+    let kind = if is_http { kind::HTTP } else { kind::TLS };
     tell(packet, origin, &About::shown(endpoint, Some(value)), &Told::sent(kind));
 }
 
