@@ -203,7 +203,7 @@ fn shown_name(value: &[u8]) -> Option<Option<String>> {
     let length = *value.get(std::mem::offset_of!(ShownValue, name_length))?;
     match *value.get(std::mem::offset_of!(ShownValue, state))? {
         shown::MORE => None,
-        shown::NAME | shown::SO_FAR => {
+        state if shown::is_name(state) => {
             Some(Some(name_text(value.get(std::mem::offset_of!(ShownValue, name)..)?, length)))
         }
         _ => Some(None),

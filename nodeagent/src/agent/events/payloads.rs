@@ -1,16 +1,18 @@
-//! What an event with a payload tells: the request at its start.
+//! What an event with a payload tells: the request at its start, or the name in a datagram of QUIC.
 
 use std::sync::Arc;
 
-use sluice_abi::{NameEvent, PayloadEvent};
+use sluice_abi::{NameEvent, PayloadEvent, kind};
 use sluice_requests::{Asked, Connection, Request, Seen};
 
 use super::{Line, names};
+use crate::agent::quic;
 
 /// Reads payloads.
 #[derive(Default)]
 pub(super) struct Reader {
     asked: Arc<Asked>,
+    hellos: quic::Connections,
 }
 
 /// What was read of a payload.
@@ -24,6 +26,10 @@ pub(super) struct Told {
 impl Reader {
     /// What a payload tells; none if it is nothing.
     pub(super) fn read(&mut self, event: &PayloadEvent) -> Option<Told> {
+        if event.event.flow.kind == kind::TLS {
+            let event = self.hellos.add(event)?;
+            return Some(Told { event, is_first: true, request: None });
+        }
         let payload = event.payload.get(..event.length as usize)?;
         let is_first = event.is_first != 0;
         let request = self.request(payload);
