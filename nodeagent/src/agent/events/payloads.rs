@@ -62,3 +62,20 @@ impl Told {
         line
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_at_the_start_of_a_payload() {
+        let reader = Reader::default();
+        let read = |payload: &str| reader.request(payload.as_bytes());
+        let request = read("GET /a?b=c HTTP/1.1\r\nHost: Some.Example:80\r\n\r\nmore").expect("a request");
+        assert_eq!((request.method.as_str(), request.path.as_str()), ("GET", "/a"));
+        assert_eq!(request.host.as_deref(), Some("some.example"));
+        for other in ["GET is the first word of this\r\n\r\n", "GET /a HTTP/1.1\r\nHost: some", "POST", ""] {
+            assert_eq!(read(other), None, "{other:?}");
+        }
+    }
+}
