@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::rig::net::FAR_ADDRESS;
 use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions};
 
-mod server;
+pub(crate) mod server;
 
 const NAMESPACE: &str = "names";
 /// How long an event may take.
