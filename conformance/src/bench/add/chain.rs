@@ -14,27 +14,27 @@ use crate::rig::{AgentDirectories, Place, net};
 /// The interface that a pod gets.
 const INTERFACE: &str = "eth0";
 /// How many plugins the chain has without Sluice's.
-pub(super) const PLAIN: usize = 1;
+pub(in crate::bench) const PLAIN: usize = 1;
 /// How many it has with it.
-pub(super) const WHOLE: usize = 2;
+pub(in crate::bench) const WHOLE: usize = 2;
 
 /// The bridge plugin with addresses of one family from host-local, which is as short as chains get; `sluice-cni` behind it.
-pub(super) struct Chain {
+pub(in crate::bench) struct Chain {
     plugins: Vec<Map<String, Value>>,
     binaries: PathBuf,
 }
 
 /// How long an ADD took.
-pub(super) struct Took {
+pub(in crate::bench) struct Took {
     pub(super) whole: Duration,
     /// Each plugin, from its start to its end.
     pub(super) plugins: Vec<Duration>,
     /// The result of the last.
-    pub(super) result: Value,
+    pub(in crate::bench) result: Value,
 }
 
 impl Chain {
-    pub(super) fn new(place: &Place, agent: &AgentDirectories) -> Self {
+    pub(in crate::bench) fn new(place: &Place, agent: &AgentDirectories) -> Self {
         let bridge = json!({
             "type": "bridge",
             "bridge": net::BRIDGE,
@@ -59,7 +59,7 @@ impl Chain {
     }
 
     /// ADD by the first `count` plugins.
-    pub(super) fn add(&self, pod: &Birth, count: usize) -> Result<Took> {
+    pub(in crate::bench) fn add(&self, pod: &Birth, count: usize) -> Result<Took> {
         let begun = Instant::now();
         let mut plugins = Vec::with_capacity(count);
         let mut result = Value::Null;
@@ -73,7 +73,7 @@ impl Chain {
     }
 
     /// DEL by the same plugins, the last first.
-    pub(super) fn del(&self, pod: &Birth, count: usize, result: &Value) -> Result<()> {
+    pub(in crate::bench) fn del(&self, pod: &Birth, count: usize, result: &Value) -> Result<()> {
         self.plugins[..count]
             .iter()
             .rev()
