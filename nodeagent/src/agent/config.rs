@@ -11,12 +11,16 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sluice_policy::{Network, Posture};
+use sluice_policy::Posture;
 use tracing_subscriber::EnvFilter;
 
 use super::output::Format;
 use super::trusted::{self, FileError};
 use super::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Options};
+use exclude::EventSettings;
+pub use exclude::Exclude;
+
+mod exclude;
 
 /// Where the configuration is looked for if nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/sluice/agent.yaml";
@@ -113,12 +117,9 @@ pub struct Settings {
     /// What the agent says of itself on standard error: error, warn, info, debug or trace [default: info].
     #[arg(long, env = "SLUICE_LOG", value_name = "LEVEL")]
     log: Option<String>,
-    /// Give no events of destinations in these networks, separated by commas; they are counted as filtered.
-    ///
-    /// Verdicts are the same: this is about what is told, not about what is done. In the file: events.exclude.networks.
-    #[arg(long, env = "SLUICE_EXCLUDE_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
-    #[serde(rename = "events", with = "events", default)]
-    exclude_networks: Option<Vec<Network>>,
+    #[command(flatten)]
+    #[serde(default)]
+    events: EventSettings,
 }
 
 impl Settings {
@@ -167,7 +168,7 @@ impl Settings {
             ech: self.ech.or(file.ech),
             metrics_address: self.metrics_address.or(file.metrics_address),
             log: self.log.or(file.log),
-            exclude_networks: self.exclude_networks.or(file.exclude_networks),
+            events: self.events.over(file.events),
         }
     }
 
@@ -192,7 +193,7 @@ impl Settings {
             ech: Some(Ech::NoName),
             metrics_address: Some(Listen::At(DEFAULT_METRICS)),
             log: Some(DEFAULT_LOG.to_owned()),
-            exclude_networks: Some(Vec::new()),
+            events: EventSettings::none(),
             ..Self::default()
         })
     }
@@ -219,7 +220,7 @@ impl Settings {
                 Some(Listen::At(address)) => Some(address),
                 Some(Listen::Nowhere) | None => None,
             },
-            exclude_networks: all.exclude_networks.unwrap_or_default(),
+            exclude: all.events.resolve(),
         };
         Ok((options, log))
     }
@@ -317,56 +318,6 @@ impl Serialize for Listen {
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// `events: {exclude: {networks: […]}}`.
-mod events {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use sluice_policy::Network;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Events {
-        #[serde(default)]
-        exclude: Exclude,
-    }
-
-    #[derive(Default, Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Exclude {
-        #[serde(default)]
-        networks: Vec<Cidr>,
-    }
-
-    struct Cidr(Network);
-
-    impl Serialize for Cidr {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_str(&self.0)
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Cidr {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            let named = |error| serde::de::Error::custom(format_args!("events.exclude.networks: {error}"));
-            text.parse().map(Self).map_err(named)
-        }
-    }
-
-    #[expect(clippy::ref_option, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(
-        networks: &Option<Vec<Network>>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        let networks = networks.iter().flatten().copied().map(Cidr).collect();
-        Events { exclude: Exclude { networks } }.serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Network>>, D::Error> {
-        let events = Events::deserialize(from)?;
-        Ok(Some(events.exclude.networks.into_iter().map(|cidr| cidr.0).collect()))
     }
 }
 

@@ -20,6 +20,9 @@ use super::Shared;
 use super::admin;
 use super::events::{Action, Hook, Kind, Line};
 use super::hub::Fate;
+use names::NameCounters;
+
+mod names;
 
 /// Labels of a series: name and value.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -62,7 +65,7 @@ impl LostAt {
 /// Why an event is not told to somebody.
 #[derive(Clone, Copy, Debug)]
 pub enum Filtered {
-    /// Its destination is in `events.exclude.networks`.
+    /// It was allowed, and is in `events.exclude`.
     Excluded,
     /// An observer did not ask for it.
     Observer,
@@ -93,6 +96,7 @@ pub struct Metrics {
     storage_failures: Counter,
     policy_missing: Counter,
     decisions: Counters<2>,
+    names: NameCounters,
     endpoints: Gauges<1>,
     orphans: Gauge,
     unguarded: Gauge,
@@ -124,6 +128,7 @@ impl Metrics {
             storage_failures: Counter::default(),
             policy_missing: Counter::default(),
             decisions: Counters::default(),
+            names: NameCounters::default(),
             endpoints: Gauges::default(),
             orphans: Gauge::default(),
             unguarded: Gauge::default(),
@@ -203,6 +208,7 @@ impl Metrics {
             "Packets denied because their policy was not in the kernel",
             self.policy_missing.clone(),
         );
+        self.names.register(registry);
 
         registry.register("endpoints", "Governed pods, by state", self.endpoints.clone());
         registry.register(
@@ -365,6 +371,7 @@ impl Metrics {
         set(&self.over_budget, kernel(counter::EVENTS_OVER_BUDGET));
         set(&self.storage_failures, kernel(counter::STORAGE_FAILED));
         set(&self.policy_missing, kernel(counter::POLICY_MISSING));
+        self.names.set(&counters);
         set(&self.lost.get_or_create(&[("at", LostAt::Ring.name())]), kernel(counter::EVENTS_LOST));
         for (verdict, index) in
             [("allow", counter::ALLOWED), ("deny", counter::DENIED), ("reply", counter::REPLIES)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
-use sluice_policy::{Network, Posture};
+use sluice_policy::Posture;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -95,8 +95,8 @@ pub struct Options {
     pub node_name: String,
     /// Where metrics and probes are served, if they are.
     pub metrics_address: Option<SocketAddr>,
-    /// Destinations of which no events are given.
-    pub exclude_networks: Vec<Network>,
+    /// Of what no events are given, as long as it is allowed.
+    pub exclude: config::Exclude,
 }
 
 /// What the agent's tasks share.
@@ -240,13 +240,8 @@ async fn serve(
 
     let (lines, printer) = output::start(options.output)?;
     let describer = events::Describer::new(options.node_name.clone());
-    let pump = Pump {
-        shared: Arc::clone(&shared),
-        describer,
-        lines,
-        excluded: options.exclude_networks,
-        unprinted: 0,
-    };
+    let pump =
+        Pump { shared: Arc::clone(&shared), describer, lines, excluded: options.exclude, unprinted: 0 };
     serving.spawn(pump.run(events, drain.listen()));
     shared.readiness.done(Task::Events);
     let socket = server::listen(options.run_dir.join("cni.sock"))?;

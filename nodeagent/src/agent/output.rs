@@ -4,21 +4,26 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::libc;
 use serde::{Deserialize, Serialize};
 use sluice_abi::{hook, kind};
-use sluice_policy::Network;
 use tokio::io::unix::AsyncFd;
 
 use super::Shared;
+use super::config::Exclude;
 use super::drain::Stop;
-use super::events::{Describer, Line, kind_of};
+use super::events::{Describer, Line};
 use super::metrics::{Filtered, LostAt};
-use crate::datapath::{Events, Ring, address_from, read_event};
+use crate::datapath::{Events, Ring, read_event};
 
 /// Lines that may wait for a slow reader; past that they are counted and dropped.
 const WAITING: usize = 8192;
+
+/// How long the ring buffer is left alone once it was emptied. The kernel wakes who waits for it by the first event only,
+/// so that a pod that gives many, by asking for names, has the CPU to itself meanwhile.
+const REST: Duration = Duration::from_millis(2);
 
 /// How events are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -60,8 +65,8 @@ pub(super) struct Pump {
     pub(super) shared: Arc<Shared>,
     pub(super) describer: Describer,
     pub(super) lines: SyncSender<Arc<Line>>,
-    /// Destinations that are not told of.
-    pub(super) excluded: Vec<Network>,
+    /// What is not told.
+    pub(super) excluded: Exclude,
     /// How many lines in a row were not printed.
     pub(super) unprinted: u64,
 }
@@ -80,6 +85,7 @@ impl Pump {
             };
             self.drain(ready.get_inner_mut());
             ready.clear_ready();
+            tokio::time::sleep(REST).await;
         }
         self.drain(flows.get_mut());
         self.drain(payloads.get_mut());
@@ -101,15 +107,14 @@ impl Pump {
             {
                 node.end_denied(flow.endpoint);
             }
-            let to = Network::host(address_from(flow.remote));
-            if self.excluded.iter().any(|network| network.covers(&to)) {
-                drop(node);
-                self.shared.metrics.filtered(kind_of(flow), Filtered::Excluded, 1);
-                continue;
-            }
+            let kind = flow.kind;
             let line = self.describer.describe(&event, &node);
             drop(node);
             let Some(line) = line.map(Arc::new) else { continue };
+            if self.excluded.covers(kind, &line) {
+                self.shared.metrics.filtered(line.kind, Filtered::Excluded, 1);
+                continue;
+            }
             match self.lines.try_send(Arc::clone(&line)) {
                 Ok(()) if self.unprinted > 0 => {
                     tracing::warn!(

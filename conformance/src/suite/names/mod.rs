@@ -17,7 +17,8 @@ use crate::rig::net::FAR_ADDRESS;
 use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions};
 
 mod idle;
-mod server;
+mod libraries;
+pub(crate) mod server;
 mod told;
 
 const NAMESPACE: &str = "names";
@@ -81,8 +82,10 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     // Last, for it uses up the pod's budget of events.
     eprintln!("names: {} fresh names", options.names);
     run.fresh(&pod, "", "1").await?;
+    run.libraries(&pod, "", "1").await?;
     eprintln!("names: the agent is dead");
     agent.kill_hard()?;
+    run.libraries(&pod, ", agent dead", "2").await?;
     run.fresh(&pod, ", agent dead", "2").await?;
     agent.restart().await?;
     let kept = learned(&agent, "client")?.keys().any(|name| name.ends_with("-2.allowed.test"));
@@ -114,7 +117,8 @@ fn write_etc(etc: &Path) -> Result<()> {
     fs::write(etc.join("nsswitch.conf"), "hosts: files dns\n")?;
     fs::write(etc.join("hosts"), "127.0.0.1 localhost\n")?;
     fs::write(etc.join("flows.py"), include_str!("flows.py"))?;
-    Ok(fs::write(etc.join("client.py"), include_str!("client.py"))?)
+    fs::write(etc.join("client.py"), include_str!("client.py"))?;
+    libraries::compile(etc)
 }
 
 /// What a pod has learned: addresses by name.
@@ -155,6 +159,7 @@ impl Run<'_> {
                 mount(&format!("{}/nsswitch.conf", self.etc), "/etc/nsswitch.conf"),
                 mount(&format!("{}/hosts", self.etc), "/etc/hosts"),
                 mount(&format!("{}/{script}", self.etc), &format!("/{script}")),
+                mount(&format!("{}/{}", self.etc, libraries::MUSL), "/resolve-musl"),
             ],
             ..ContainerSpec::new(args[0], args.iter().copied())
         }
