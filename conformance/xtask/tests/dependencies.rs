@@ -15,6 +15,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sluice-ebpf-build", &[]),
     ("sluice-parse", &["sluice-abi"]),
     ("sluice-cni", &["sluice-api"]),
+    ("sluice-crds", &["sluice-policy"]),
     ("sluice", &["sluice-abi", "sluice-api", "sluice-policy", "sluice-ebpf-build"]),
     // It runs built programs, and knows nothing of what is inside them.
     ("sluice-conformance", &["sluice-abi", "sluice-api"]),
