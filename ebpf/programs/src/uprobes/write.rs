@@ -75,7 +75,7 @@ pub fn try_write(ctx: &ProbeContext, write: &Write) -> Option<()> {
     count(counter::WRITES);
 
     let mut first = [0_u8; METHOD];
-    let head = if length < METHOD as u32 { length } else { METHOD as u32 };
+    let head = bounded::<{ METHOD as u32 - 1 }>(if length < METHOD as u32 { length } else { METHOD as u32 });
     // SAFETY: the destination has room for `head` bytes; the helper checks the source.
     if unsafe { bpf_probe_read_user((&raw mut first).cast(), head, write.buffer as *const _) } != 0 {
         // It is counted as a write all the same, so that whoever reads knows that one is missing.

@@ -109,7 +109,8 @@ fn library(name: &[u8]) -> Option<Library> {
             let name = std::str::from_utf8(name).ok().filter(|name| name.contains("rustls"))?;
             // `<rustls::conn::ConnectionCommon<T> as rustls::conn::connection::PlaintextSink>::write`: `Writer` calls it
             // by a table, so that it is there however much is inlined.
-            let is_write = name.contains("PlaintextSink$GT$5write17h") || name.contains("13PlaintextSink5write");
+            let is_write =
+                name.contains("PlaintextSink$GT$5write17h") || name.contains("13PlaintextSink5write");
             is_write.then_some(Library::Rustls)
         }
         _ => None,
@@ -135,18 +136,25 @@ fn offset<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>, addr
 fn has_register_arguments<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>) -> bool {
     const INLINE: u8 = 2;
     let info = file.section_by_name(".go.buildinfo").and_then(|section| section.data().ok());
-    info.is_some_and(|info| info.starts_with(b"\xff Go buildinf:") && info.get(15).is_some_and(|flags| flags & INLINE != 0))
+    info.is_some_and(|info| {
+        info.starts_with(b"\xff Go buildinf:") && info.get(15).is_some_and(|flags| flags & INLINE != 0)
+    })
 }
 
 /// The address of [`GO_WRITE`] by Go's own table of functions, which stripping leaves (`runtime/symtab.go`, `pcHeader`).
 fn go_function<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>) -> Option<u64> {
     /// Go 1.18 and 1.20.
     const MAGIC: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
-    let section = [".gopclntab", ".data.rel.ro.gopclntab"].into_iter().find_map(|name| file.section_by_name(name))?;
+    let section =
+        [".gopclntab", ".data.rel.ro.gopclntab"].into_iter().find_map(|name| file.section_by_name(name))?;
     let table = section.data().ok()?;
     let word = |at: usize| Some(u32::from_le_bytes(*table.get(at..)?.first_chunk()?));
     let long = |at: usize| {
-        table.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).and_then(|long| usize::try_from(long).ok())
+        table
+            .get(at..)?
+            .first_chunk()
+            .map(|bytes| u64::from_le_bytes(*bytes))
+            .and_then(|long| usize::try_from(long).ok())
     };
     if !MAGIC.contains(&word(0)?) || *table.get(7)? != 8 {
         return None;

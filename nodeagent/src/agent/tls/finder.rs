@@ -184,7 +184,8 @@ impl Finder {
             return;
         }
         let queue = self.queues.entry(endpoint).or_default();
-        let is_there = |job: &Job| (job.mapping.device, job.mapping.inode) == seen && job.container == container;
+        let is_there =
+            |job: &Job| (job.mapping.device, job.mapping.inode) == seen && job.container == container;
         if queue.iter().any(is_there) {
             return;
         }
@@ -204,12 +205,19 @@ impl Finder {
         if self.told.insert(endpoint) {
             let node = self.shared.node();
             let pod = node.record(endpoint).map(|record| pod_name(&record.pod)).unwrap_or_default();
-            tracing::warn!(pod, "ALERT: a pod maps more files than are looked at for TLS libraries: some of its requests may not be seen");
+            tracing::warn!(
+                pod,
+                "ALERT: a pod maps more files than are looked at for TLS libraries: some of its requests may not be seen"
+            );
         }
     }
 
     /// Takes up which pods and containers there are.
-    fn look_at_containers(&mut self, inotify: &mut notify::RecommendedWatcher, watched: &mut BTreeSet<PathBuf>) {
+    fn look_at_containers(
+        &mut self,
+        inotify: &mut notify::RecommendedWatcher,
+        watched: &mut BTreeSet<PathBuf>,
+    ) {
         self.pods = {
             let node = self.shared.node();
             node.endpoints().map(|(record, _, _)| (record.path.clone(), record.cgroup)).collect()
@@ -258,7 +266,8 @@ impl Finder {
 
     fn sweep(&mut self) {
         let endpoints: HashSet<u64> = self.pods.values().copied().collect();
-        let dropped = self.observer.registry().sweep(Instant::now(), is_populated, |id| endpoints.contains(&id));
+        let dropped =
+            self.observer.registry().sweep(Instant::now(), is_populated, |id| endpoints.contains(&id));
         if !dropped.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(dropped)));
         }
@@ -287,9 +296,13 @@ impl Finder {
                 }
                 *self.running.entry(endpoint).or_default() += 1;
                 self.jobs.spawn_blocking(move || match files::open(&job.mapping) {
-                    Ok((file, id)) => {
-                        Done::Opened(Opened { endpoint, container: job.container, seen, file: Arc::new(file), id })
-                    }
+                    Ok((file, id)) => Done::Opened(Opened {
+                        endpoint,
+                        container: job.container,
+                        seen,
+                        file: Arc::new(file),
+                        id,
+                    }),
                     Err(error) => Done::NotOpened { endpoint, container: job.container, seen, error },
                 });
             }
@@ -366,7 +379,9 @@ impl Finder {
                 };
                 match observer.uprobes().attach(what, opened.file.as_fd(), offset) {
                     Ok(probe) => probes.push(probe),
-                    Err(error) => return Done::Attached(opened, State::Refused(Why::Attach, error.to_string())),
+                    Err(error) => {
+                        return Done::Attached(opened, State::Refused(Why::Attach, error.to_string()));
+                    }
                 }
                 libraries.insert(library);
             }
@@ -410,7 +425,8 @@ async fn begin(endpoint: u64, pod: PathBuf, container: PathBuf) -> Done {
         let opened = tokio::task::spawn_blocking(move || {
             let pid = processes::with_own_root(&pod, &within)?;
             let root = PathBuf::from(format!("/proc/{pid}/root"));
-            let libraries = DIRECTORIES.iter().flat_map(|place| NAMES.iter().map(move |name| format!("{place}/{name}")));
+            let libraries =
+                DIRECTORIES.iter().flat_map(|place| NAMES.iter().map(move |name| format!("{place}/{name}")));
             let paths = libraries.chain(PROGRAMS.iter().map(|program| (*program).to_owned()));
             let opened = paths.filter_map(|path| files::open_in(&root, pid, &path).ok());
             Some(opened.collect::<Vec<_>>())

@@ -88,7 +88,11 @@ pub(super) async fn find(shared: Arc<Shared>, observer: Arc<Observer>) -> anyhow
 pub(super) fn feature(opened: Result<(), &DatapathError>) -> Feature {
     let without = match opened {
         Ok(()) => "requests over TLS are not seen".to_owned(),
-        Err(error) => format!("requests over TLS are not seen: {error}"),
+        // The verifier's log follows.
+        Err(error) => {
+            let error = error.to_string();
+            format!("requests over TLS are not seen: {}", error.lines().next().unwrap_or_default())
+        }
     };
     Feature { name: "probes in TLS libraries (uprobes)".to_owned(), present: opened.is_ok(), without }
 }

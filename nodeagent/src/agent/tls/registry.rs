@@ -162,8 +162,7 @@ impl Registry {
 
     /// Takes one look out of a pod's share.
     pub(super) fn take(&mut self, endpoint: u64, now: Instant) -> bool {
-        let share =
-            self.shares.entry(endpoint).or_insert(Share { left: BURST, since: now, files: 0 });
+        let share = self.shares.entry(endpoint).or_insert(Share { left: BURST, since: now, files: 0 });
         let grown = now.saturating_duration_since(share.since).as_secs_f64() * PER_SECOND;
         (share.left, share.since) = ((share.left + grown).min(BURST), now);
         let may = share.left >= 1.0 && share.files < FILES;
@@ -289,7 +288,9 @@ impl Registry {
         for known in self.files.values_mut() {
             known.unused_since = if known.users.is_empty() { known.unused_since.or(Some(now)) } else { None };
         }
-        let is_over = |known: &Known| known.unused_since.is_some_and(|since| now.saturating_duration_since(since) >= KEPT);
+        let is_over = |known: &Known| {
+            known.unused_since.is_some_and(|since| now.saturating_duration_since(since) >= KEPT)
+        };
         let over: Vec<FileId> =
             self.files.iter().filter(|(_, known)| is_over(known)).map(|(file, _)| *file).collect();
         for file in over {
