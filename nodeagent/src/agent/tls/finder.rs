@@ -56,10 +56,6 @@ const DIRECTORIES: [&str; 7] = [
 ];
 /// Programs that have a library inside, and are what a container runs.
 const PROGRAMS: [&str; 3] = ["usr/local/bin/node", "usr/bin/node", "usr/bin/envoy"];
-/// Libraries of the C runtime, which every process maps and in which there is no TLS.
-const RUNTIME: [&str; 10] =
-    ["ld-", "libc.", "libc-", "libm.", "libpthread", "libdl", "librt.", "libresolv", "libz.", "libgcc_s"];
-
 /// A file of a container that nobody has looked at yet.
 struct Job {
     container: PathBuf,
@@ -122,9 +118,12 @@ impl Finder {
             tracing::warn!(%error, "the kernel does not tell of mappings (perf events): processes are looked at every 10 s");
         }
         let (notices, mut noticed) = mpsc::channel(1);
-        let mut inotify = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
-            // A full channel holds a notice already.
-            let _ = notices.try_send(());
+        let mut inotify = notify::recommended_watcher(move |told: notify::Result<notify::Event>| {
+            // Looking at a directory is told of, too.
+            if told.is_ok_and(|event| event.kind.is_create()) {
+                // A full channel holds a notice already.
+                let _ = notices.try_send(());
+            }
         })?;
         let mut watched = BTreeSet::new();
         let mut ticks = tokio::time::interval(SWEEP);
@@ -178,9 +177,7 @@ impl Finder {
     fn want(&mut self, endpoint: u64, container: &Path, mapping: Mapping) {
         let seen = (mapping.device, mapping.inode);
         let name = mapping.path.file_name().unwrap_or_default().to_string_lossy();
-        if RUNTIME.iter().any(|runtime| name.starts_with(runtime))
-            || self.observer.registry().has_seen(container, seen)
-        {
+        if processes::is_runtime(&mapping.path) || self.observer.registry().has_seen(container, seen) {
             return;
         }
         let queue = self.queues.entry(endpoint).or_default();
@@ -370,14 +367,14 @@ impl Finder {
         self.jobs.spawn_blocking(move || {
             let mut probes = Vec::new();
             let mut libraries = BTreeSet::new();
-            for Place { library, offset } in places {
+            for Place { library, offset, handshake } in places {
                 let what = match library {
                     Library::OpenSsl => Probed::OpenSsl,
                     Library::GnuTls => Probed::GnuTls,
                     Library::Go => Probed::Go,
                     Library::Rustls => Probed::Rustls,
                 };
-                match observer.uprobes().attach(what, opened.file.as_fd(), offset) {
+                match observer.uprobes().attach(what, opened.file.as_fd(), offset, handshake) {
                     Ok(probe) => probes.push(probe),
                     Err(error) => {
                         return Done::Attached(opened, State::Refused(Why::Attach, error.to_string()));

@@ -257,9 +257,13 @@ impl Registry {
         }
     }
 
-    /// How many files are probed.
-    pub(super) fn probed(&self) -> usize {
-        self.files.values().filter(|known| matches!(known.state, State::Probed(..))).count()
+    /// How many files are probed, and in how many functions.
+    pub(super) fn probed(&self) -> (usize, usize) {
+        let probes = self.files.values().filter_map(|known| match &known.state {
+            State::Probed(_, probes) => Some(probes.len()),
+            _ => None,
+        });
+        probes.fold((0, 0), |(files, all), probes| (files + 1, all + probes))
     }
 
     /// Forgets containers that have ended, pods that are gone, and files that nobody has used for a while. Gives what is to be
