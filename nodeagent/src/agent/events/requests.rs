@@ -15,11 +15,11 @@ impl Describer {
         &self,
         header: &PlaintextHeader,
         request: Request,
-        destination: Option<Destination>,
+        destination: Option<&Destination>,
         node: &Node,
     ) -> Line {
         let record = node.record(header.endpoint);
-        let local = destination.as_ref().and_then(|destination| destination.local);
+        let local = destination.and_then(|destination| destination.local);
         Line {
             v: SCHEMA,
             ts: wall_clock(header.time_ns),
@@ -27,10 +27,8 @@ impl Describer {
             pod: record.map(|record| self.pod(record, header.pid, node)),
             src: local.map(|(address, _)| address),
             sport: local.map(|(_, port)| port),
-            dst: destination
-                .as_ref()
-                .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |destination| destination.address),
-            dport: destination.as_ref().map(|destination| destination.port),
+            dst: destination.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |destination| destination.address),
+            dport: destination.map(|destination| destination.port),
             proto: "tcp".to_owned(),
             domain: request.host,
             dns_type: None,

@@ -84,13 +84,13 @@ impl Observer {
         let kernel = self.uprobes().counters()?;
         let count = |index: u32| kernel[index as usize];
         let registry = self.registry();
-        let (probed, probes) = registry.probed();
+        let (files, probes) = registry.probed();
         let refused = Why::ALL.map(|why| (why.name(), registry.refused(why))).to_vec();
         drop(registry);
         let (flows, silent) = self.connections().flows();
         let tally = self.tally();
         Ok(Counts {
-            probed,
+            probed: files,
             probes,
             refused,
             writes: count(plaintext_counter::WRITES),
