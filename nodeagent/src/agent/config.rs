@@ -7,11 +7,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sluice_policy::{Network, Posture};
+use sluice_requests::{Asked, Limits};
 use tracing_subscriber::EnvFilter;
 
 use super::output::Format;
@@ -116,6 +118,12 @@ pub struct Settings {
     #[arg(long, env = "SLUICE_EXCLUDE_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
     #[serde(rename = "events", with = "events", default)]
     exclude_networks: Option<Vec<Network>>,
+    /// Tell the query of requests, too, without the values that look secret [default: false].
+    #[arg(long, env = "SLUICE_REQUESTS_QUERY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    requests_query: Option<bool>,
+    /// Tell these headers of requests, too, separated by commas; the values of those that carry secrets are never told.
+    #[arg(long, env = "SLUICE_REQUESTS_HEADERS", value_name = "HEADER", value_delimiter = ',')]
+    requests_headers: Option<Vec<HeaderName>>,
 }
 
 impl Settings {
@@ -164,6 +172,8 @@ impl Settings {
             metrics_address: self.metrics_address.or(file.metrics_address),
             log: self.log.or(file.log),
             exclude_networks: self.exclude_networks.or(file.exclude_networks),
+            requests_query: self.requests_query.or(file.requests_query),
+            requests_headers: self.requests_headers.or(file.requests_headers),
         }
     }
 
@@ -188,6 +198,8 @@ impl Settings {
             metrics_address: Some(Listen::At(DEFAULT_METRICS)),
             log: Some(DEFAULT_LOG.to_owned()),
             exclude_networks: Some(Vec::new()),
+            requests_query: Some(false),
+            requests_headers: Some(Vec::new()),
             ..Self::default()
         })
     }
@@ -214,6 +226,11 @@ impl Settings {
                 Some(Listen::Nowhere) | None => None,
             },
             exclude_networks: all.exclude_networks.unwrap_or_default(),
+            requests: Arc::new(Asked {
+                query: all.requests_query.unwrap_or_default(),
+                headers: all.requests_headers.into_iter().flatten().map(|name| name.0).collect(),
+                limits: Limits::default(),
+            }),
         };
         Ok((options, log))
     }
@@ -301,6 +318,36 @@ impl Serialize for Listen {
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The name of a header, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HeaderName(String);
+
+/// A text that is no [`HeaderName`].
+#[derive(Debug, thiserror::Error)]
+#[error("requestsHeaders: `{0}` is no name of a header; write letters, digits and `-`, such as user-agent")]
+pub struct HeaderNameError(String);
+
+impl FromStr for HeaderName {
+    type Err = HeaderNameError;
+
+    fn from_str(text: &str) -> Result<Self, HeaderNameError> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if text.is_empty() || text.len() > 100 || !text.bytes().all(is_plain) {
+            return Err(HeaderNameError(text.chars().take(60).flat_map(char::escape_debug).collect()));
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+}
+
+impl TryFrom<String> for HeaderName {
+    type Error = HeaderNameError;
+
+    fn try_from(text: String) -> Result<Self, HeaderNameError> {
+        text.parse()
     }
 }
 

@@ -38,6 +38,7 @@ impl Cut {
             port: socket.remote.port(),
             opaque: false,
             names: Names::default(),
+            request: None,
         };
         socket.own_of == Some(self.slot)
             && !socket.is_listener()

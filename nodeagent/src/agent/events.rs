@@ -3,6 +3,7 @@
 //! The JSON schema is [`Line`], version [`SCHEMA`]. A field is only ever added; a version changes when one changes its
 //! meaning. No field holds what a process sent: an event names places, never contents.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -34,8 +35,10 @@ pub enum Kind {
     Dns,
     /// The first payload of a TLS flow showed a name, or none.
     Tls,
-    /// The first payload of an HTTP flow did.
+    /// The first payload of an HTTP flow did, or a request was sent: see [`Line::request`].
     Http,
+    /// A request was sent over TLS, and read where it was still plain.
+    Https,
 }
 
 /// What was done.
@@ -64,6 +67,8 @@ pub enum Hook {
     Ingress,
     /// At the host's end of the pod's link.
     Wire,
+    /// In the library that the process handed it to.
+    Library,
 }
 
 /// The pod's class of service, as its cgroup tells.
@@ -79,7 +84,7 @@ pub enum Qos {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http];
+    pub const ALL: [Self; 6] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http, Self::Https];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -89,6 +94,7 @@ impl Kind {
             Self::Dns => "dns",
             Self::Tls => "tls",
             Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }
@@ -118,7 +124,8 @@ impl Action {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire];
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire, Self::Library];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -128,6 +135,7 @@ impl Hook {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
             Self::Wire => "wire",
+            Self::Library => "library",
         }
     }
 }
@@ -147,7 +155,7 @@ pub struct Line {
     pub src: Option<IpAddr>,
     /// The pod's port, likewise.
     pub sport: Option<u16>,
-    /// The destination.
+    /// The destination; `0.0.0.0` without a port if that of a request is not known.
     pub dst: IpAddr,
     /// The destination's port; none for a protocol without.
     pub dport: Option<u16>,
@@ -161,6 +169,9 @@ pub struct Line {
     pub dns_code: Option<String>,
     /// The first addresses of a resolver's answer.
     pub answers: Option<Vec<IpAddr>>,
+    /// The request, of the kinds `http` and `https`: its fields stand beside these.
+    #[serde(flatten)]
+    pub request: RequestLine,
     /// The process, where it is known.
     pub pid: Option<u32>,
     /// Its command name.
@@ -177,6 +188,36 @@ pub struct Line {
     pub hook: Hook,
     /// Packets of this flow denied since the last event about it, which had none of their own.
     pub repeats: u64,
+}
+
+/// A request: fields that an event has only where they are known.
+///
+/// All are printable ASCII. The query and the headers are there only if the configuration asks for them, and then without
+/// what names a secret: `REDACTED` stands in its place. Of what else a request holds nothing is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RequestLine {
+    /// The method, as it was sent. An event with a method is about a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The path, as it was sent, without the query; empty for CONNECT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The headers that were asked for, by their names in lower case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// `http/1.1`, also for HTTP/1.0, or `h2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The protocol that the request asks to go on with, such as `websocket`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
+    /// The library in which it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
 }
 
 /// The pod of an event.
@@ -241,6 +282,7 @@ impl Describer {
             dns_type: None,
             dns_code: None,
             answers: None,
+            request: RequestLine::default(),
             pid: (event.pid != 0).then_some(event.pid),
             comm: (event.pid != 0).then(|| text(&event.comm)),
             action: done,
@@ -258,7 +300,7 @@ impl Describer {
         }
     }
 
-    fn pod(&self, record: &Record, pid: u32, node: &Node) -> PodLine {
+    pub(super) fn pod(&self, record: &Record, pid: u32, node: &Node) -> PodLine {
         PodLine {
             namespace: record.pod.namespace.clone(),
             name: record.pod.name.clone(),
@@ -296,6 +338,26 @@ impl fmt::Display for Coloured<'_> {
     }
 }
 
+impl RequestLine {
+    /// What follows the host, if there is one.
+    fn write(&self, f: &mut fmt::Formatter<'_>, has_host: bool) -> fmt::Result {
+        if let Some(path) = &self.path {
+            f.write_str(if has_host || path.is_empty() { "" } else { " " })?;
+            f.write_str(path)?;
+        }
+        if let Some(query) = &self.query {
+            write!(f, "?{query}")?;
+        }
+        if let Some(protocol) = &self.protocol {
+            write!(f, " {protocol}")?;
+        }
+        for (name, value) in self.headers.iter().flatten() {
+            write!(f, " {name}={value:?}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Line {
     fn write(&self, f: &mut fmt::Formatter<'_>, faint: Style, strong: Style) -> fmt::Result {
         let pod = self.pod.as_ref().map_or("?".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
@@ -312,9 +374,13 @@ impl Line {
         if let Some(kind) = &self.dns_type {
             write!(f, " {kind}")?;
         }
+        if let Some(method) = &self.request.method {
+            write!(f, " {method}")?;
+        }
         if let Some(domain) = &self.domain {
             write!(f, " {domain}")?;
         }
+        self.request.write(f, self.domain.is_some())?;
         write!(f, " {faint}({}){faint:#}", self.reason)?;
         if self.repeats > 0 {
             write!(f, " and {} more", self.repeats)?;
@@ -385,7 +451,7 @@ pub(crate) fn protocol_name(number: u8, destination: IpAddr) -> String {
 }
 
 /// A command name, which any process may choose: printable ASCII only, so that a terminal is safe with it.
-fn text(comm: &[u8; 16]) -> String {
+pub(super) fn text(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     comm[..end]
         .iter()
@@ -412,7 +478,7 @@ fn qos(path: &Path) -> Qos {
 }
 
 /// The wall clock at a time of the boot clock.
-fn wall_clock(boot_ns: u64) -> jiff::Timestamp {
+pub(super) fn wall_clock(boot_ns: u64) -> jiff::Timestamp {
     let now = jiff::Timestamp::now();
     let Ok(boot_now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME) else { return now };
     let age = std::time::Duration::from(boot_now).saturating_sub(std::time::Duration::from_nanos(boot_ns));

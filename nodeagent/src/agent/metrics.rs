@@ -15,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use sluice_abi::counter;
 use sluice_api::{Call, Outcome, RefusalKind};
+use sluice_requests::Reason;
 
 use super::Shared;
 use super::admin;
@@ -90,6 +91,10 @@ pub struct Metrics {
     requests: Counters<2>,
     durations: Family<Labels<1>, Histogram, fn() -> Histogram>,
     over_budget: Counter,
+    /// Of those, requests, which the agent counts.
+    requests_over_budget: AtomicU64,
+    unread: Counters<1>,
+    gaps: Counters<1>,
     storage_failures: Counter,
     policy_missing: Counter,
     decisions: Counters<2>,
@@ -121,6 +126,9 @@ impl Metrics {
             requests: Counters::default(),
             durations: Family::new_with_constructor(histogram),
             over_budget: Counter::default(),
+            requests_over_budget: AtomicU64::new(0),
+            unread: Counters::default(),
+            gaps: Counters::default(),
             storage_failures: Counter::default(),
             policy_missing: Counter::default(),
             decisions: Counters::default(),
@@ -173,8 +181,18 @@ impl Metrics {
         );
         registry.register(
             "events_over_budget",
-            "Events that the kernel held back because one pod gave too many",
+            "Events that were held back because one pod gave too many",
             self.over_budget.clone(),
+        );
+        registry.register(
+            "http_requests_unread",
+            "Requests of pods over HTTP that could not be read, as far as their number is known",
+            self.unread.clone(),
+        );
+        registry.register(
+            "http_gaps",
+            "Times that requests could not be read, by why; how many they were is not always known",
+            self.gaps.clone(),
         );
         registry.register(
             "events_attributed",
@@ -258,6 +276,10 @@ impl Metrics {
         for result in ["hit", "miss"] {
             drop(self.attributed.get_or_create(&[("result", result)]));
         }
+        for reason in Reason::ALL {
+            drop(self.unread.get_or_create(&[("reason", reason.name())]));
+            drop(self.gaps.get_or_create(&[("reason", reason.name())]));
+        }
         for hook in Hook::ALL {
             for protocol in PROTOCOLS {
                 drop(self.denied.get_or_create(&[("hook", hook.name()), ("protocol", protocol)]));
@@ -297,6 +319,22 @@ impl Metrics {
         if fate.lost > 0 {
             self.lost(LostAt::Observer, fate.lost);
         }
+    }
+
+    /// Requests could not be read: so many, as far as it is known.
+    pub fn unread(&self, reason: Reason, requests: u64) {
+        self.unread.get_or_create(&[("reason", reason.name())]).inc_by(requests);
+        self.gaps.get_or_create(&[("reason", reason.name())]).inc();
+    }
+
+    /// A request was not told, for its pod gave too many events.
+    pub fn request_over_budget(&self) {
+        self.requests_over_budget.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests were not told for that reason.
+    pub fn requests_over_budget(&self) -> u64 {
+        self.requests_over_budget.load(Ordering::Relaxed)
     }
 
     /// Events that were not told.
@@ -362,7 +400,7 @@ impl Metrics {
         let node = shared.node();
         let counters = node.counters()?;
         let kernel = |index: u32| counters[index as usize];
-        set(&self.over_budget, kernel(counter::EVENTS_OVER_BUDGET));
+        set(&self.over_budget, kernel(counter::EVENTS_OVER_BUDGET) + self.requests_over_budget());
         set(&self.storage_failures, kernel(counter::STORAGE_FAILED));
         set(&self.policy_missing, kernel(counter::POLICY_MISSING));
         set(&self.lost.get_or_create(&[("at", LostAt::Ring.name())]), kernel(counter::EVENTS_LOST));

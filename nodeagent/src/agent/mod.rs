@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
 use sluice_policy::{Network, Posture};
+use sluice_requests::Asked;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -43,6 +44,7 @@ mod observe;
 mod output;
 pub mod policies;
 pub mod readiness;
+pub mod requests;
 pub mod resolvers;
 mod server;
 mod sockets;
@@ -52,8 +54,8 @@ pub mod trusted;
 mod unregistered;
 mod watch;
 
-pub use output::Format;
 use output::Pump;
+pub use output::{Format, Outlet};
 
 /// Where programs and maps are pinned unless told otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
@@ -94,6 +96,8 @@ pub struct Options {
     pub metrics_address: Option<SocketAddr>,
     /// Destinations of which no events are given.
     pub exclude_networks: Vec<Network>,
+    /// What is asked of the requests that pods send.
+    pub requests: Arc<Asked>,
 }
 
 /// What the agent's tasks share.
@@ -237,7 +241,8 @@ async fn serve(
 
     let (lines, printer) = output::start(options.output)?;
     let describer = events::Describer::new(options.node_name.clone());
-    let pump = Pump { shared: Arc::clone(&shared), describer, lines, excluded: options.exclude_networks };
+    let outlet = Arc::new(Outlet::new(Arc::clone(&shared), lines));
+    let pump = Pump { outlet, describer, excluded: options.exclude_networks };
     serving.spawn(pump.run(events, drain.listen()));
     shared.readiness.done(Task::Events);
     let socket = server::listen(options.run_dir.join("cni.sock"))?;

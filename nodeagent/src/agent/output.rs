@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -55,11 +56,50 @@ fn print(lines: &Receiver<Arc<Line>>, format: Format) {
     }
 }
 
-/// Where events go.
+/// Where lines go: to standard output, to the observers, into the counters.
+pub struct Outlet {
+    shared: Arc<Shared>,
+    lines: SyncSender<Arc<Line>>,
+    /// Lines in a row that were not printed.
+    lost: AtomicU64,
+}
+
+impl Outlet {
+    pub(super) fn new(shared: Arc<Shared>, lines: SyncSender<Arc<Line>>) -> Self {
+        Self { shared, lines, lost: AtomicU64::new(0) }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Tells everybody, and waits for nobody.
+    pub(super) fn tell(&self, line: Line) {
+        let line = Arc::new(line);
+        match self.lines.try_send(Arc::clone(&line)) {
+            Ok(()) => {
+                let lost = self.lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    tracing::warn!(
+                        lost,
+                        "events were not printed: the reader of standard output is too slow"
+                    );
+                }
+            }
+            Err(_) => {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                self.shared.metrics.lost(LostAt::Stdout, 1);
+            }
+        }
+        let fate = self.shared.hub.publish(Arc::clone(&line));
+        self.shared.metrics.event(&line, fate);
+    }
+}
+
+/// From the ring buffer to the outlet.
 pub(super) struct Pump {
-    pub(super) shared: Arc<Shared>,
+    pub(super) outlet: Arc<Outlet>,
     pub(super) describer: Describer,
-    pub(super) lines: SyncSender<Arc<Line>>,
     /// Destinations that are not told of.
     pub(super) excluded: Vec<Network>,
 }
@@ -69,22 +109,22 @@ impl Pump {
     pub(super) async fn run(self, events: Events, mut stop: Stop) -> anyhow::Result<()> {
         // SAFETY: the ring buffer owns its descriptor and keeps it open and unchanged until it is dropped.
         let mut events = unsafe { AsyncFd::register(events)? };
-        let mut lost = 0;
         loop {
             let mut ready = tokio::select! {
                 ready = events.readable_mut() => ready?,
                 () = stop.told() => break,
             };
-            lost = self.drain(ready.get_inner_mut(), lost);
+            self.drain(ready.get_inner_mut());
             ready.clear_ready();
         }
-        self.drain(events.get_mut(), lost);
-        self.shared.hub.close();
+        self.drain(events.get_mut());
+        self.outlet.shared.hub.close();
         Ok(())
     }
 
-    /// Empties the ring buffer. Says how many lines in a row were not printed.
-    fn drain(&self, ring: &mut Events, mut lost: u64) -> u64 {
+    /// Empties the ring buffer.
+    fn drain(&self, ring: &mut Events) {
+        let shared = &self.outlet.shared;
         while let Some(item) = ring.next() {
             let Some(event) = read_event(&item) else { continue };
             drop(item);
@@ -92,7 +132,7 @@ impl Pump {
                 Event::Flow(flow) => flow,
                 Event::Name(event) => &event.flow,
             };
-            let mut node = self.shared.node();
+            let mut node = shared.node();
             // Its client waits for an answer that will not come.
             if flow.kind == kind::DENY
                 && flow.hook == hook::EGRESS
@@ -103,28 +143,12 @@ impl Pump {
             let to = Network::host(address_from(flow.remote));
             if self.excluded.iter().any(|network| network.covers(&to)) {
                 drop(node);
-                self.shared.metrics.filtered(kind_of(flow), Filtered::Excluded, 1);
+                shared.metrics.filtered(kind_of(flow), Filtered::Excluded, 1);
                 continue;
             }
-            let line = Arc::new(self.describer.describe(&event, &node));
+            let line = self.describer.describe(&event, &node);
             drop(node);
-            match self.lines.try_send(Arc::clone(&line)) {
-                Ok(()) if lost > 0 => {
-                    tracing::warn!(
-                        lost,
-                        "events were not printed: the reader of standard output is too slow"
-                    );
-                    lost = 0;
-                }
-                Ok(()) => {}
-                Err(_) => {
-                    lost += 1;
-                    self.shared.metrics.lost(LostAt::Stdout, 1);
-                }
-            }
-            let fate = self.shared.hub.publish(Arc::clone(&line));
-            self.shared.metrics.event(&line, fate);
+            self.outlet.tell(line);
         }
-        lost
     }
 }

@@ -36,6 +36,7 @@ fn line(number: u32) -> Line {
         dns_type: None,
         dns_code: None,
         answers: None,
+        request: crate::agent::events::RequestLine::default(),
         pid: Some(number),
         comm: Some(format!("command-{number}")),
         action: Action::Deny,

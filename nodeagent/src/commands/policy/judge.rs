@@ -47,6 +47,10 @@ struct FlowLine {
     domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shown: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
     opaque: bool,
     host_network: bool,
 }
@@ -113,6 +117,8 @@ impl Judge {
                 proto: protocol_name(spec.protocol, spec.destination),
                 domain: spec.domain(),
                 shown: spec.shown(),
+                method: spec.method(),
+                path: spec.path(),
                 opaque: spec.opaque,
                 host_network: pod.host_network,
             },
@@ -179,7 +185,9 @@ impl fmt::Display for FlowLine {
             write!(f, " port={port}")?;
         }
         write!(f, " proto={}", self.proto)?;
-        for (field, name) in [("domain", &self.domain), ("shown", &self.shown)] {
+        for (field, name) in
+            [("domain", &self.domain), ("shown", &self.shown), ("method", &self.method), ("path", &self.path)]
+        {
             if let Some(name) = name {
                 write!(f, " {field}={name}")?;
             }
