@@ -145,6 +145,7 @@ impl Metrics {
             posture,
         };
         metrics.register(started);
+        metrics.register_http();
         metrics.begin(maps);
         metrics
     }
@@ -183,16 +184,6 @@ impl Metrics {
             "events_over_budget",
             "Events that were held back because one pod gave too many",
             self.over_budget.clone(),
-        );
-        registry.register(
-            "http_requests_unread",
-            "Requests of pods over HTTP that could not be read, as far as their number is known",
-            self.unread.clone(),
-        );
-        registry.register(
-            "http_gaps",
-            "Times that requests could not be read, by why; how many they were is not always known",
-            self.gaps.clone(),
         );
         registry.register(
             "events_attributed",
@@ -257,6 +248,20 @@ impl Metrics {
             "How long the plugin's requests took in the agent",
             Unit::Seconds,
             self.durations.clone(),
+        );
+    }
+
+    fn register_http(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "http_requests_unread",
+            "Requests of pods over HTTP that could not be read, as far as their number is known",
+            self.unread.clone(),
+        );
+        registry.register(
+            "http_gaps",
+            "Times that requests could not be read, by why; how many they were is not always known",
+            self.gaps.clone(),
         );
     }
 

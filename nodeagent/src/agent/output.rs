@@ -76,19 +76,13 @@ impl Outlet {
     /// Tells everybody, and waits for nobody.
     pub(super) fn tell(&self, line: Line) {
         let line = Arc::new(line);
-        match self.lines.try_send(Arc::clone(&line)) {
-            Ok(()) => {
-                let lost = self.lost.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    tracing::warn!(
-                        lost,
-                        "events were not printed: the reader of standard output is too slow"
-                    );
-                }
-            }
-            Err(_) => {
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                self.shared.metrics.lost(LostAt::Stdout, 1);
+        if self.lines.try_send(Arc::clone(&line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.shared.metrics.lost(LostAt::Stdout, 1);
+        } else {
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                tracing::warn!(lost, "events were not printed: the reader of standard output is too slow");
             }
         }
         let fate = self.shared.hub.publish(Arc::clone(&line));
