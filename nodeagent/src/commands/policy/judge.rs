@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sluice_policy::{Action, Labels, PodInfo, PolicySet, Posture, Ruling, World, evaluate, select};
+use sluice_policy::{Action, Flow, Labels, PodInfo, PolicySet, Posture, Ruling, World, evaluate, select};
 
 use super::flow::FlowSpec;
 use crate::agent::events::{policy_name, protocol_name, rule_name};
@@ -94,14 +94,19 @@ impl Judge {
         let namespace_labels = self.world.namespaces.get(&spec.namespace);
         let selection = select(&self.policies, &pod, namespace_labels);
         let judgement = evaluate(&selection, &self.world, self.posture, &spec.flow());
-        let reason = |ruling: &Ruling, unheard: &str| {
+        // What is denied for its request alone passes the kernel.
+        let opening = Flow { request: None, ..spec.flow() };
+        let opened = evaluate(&selection, &self.world, self.posture, &opening);
+        let reason = |ruling: &Ruling, opened: &Ruling, unheard: &str| {
+            let by_request = opened.action == Action::Allow && ruling.action == Action::Deny;
+            let told = if by_request { ", by the request, which is not enforced" } else { "" };
             let by = match &ruling.by {
                 Some(rule) => rule.to_string(),
                 None if self.posture == Posture::Observe => "posture observe judges nothing".to_owned(),
                 None if selection.is_empty() => "no policy selects the pod".to_owned(),
                 None => unheard.to_owned(),
             };
-            spec.unreadable().map_or_else(|| by.clone(), |why| format!("{by}, {why}"))
+            spec.unreadable().map_or_else(|| format!("{by}{told}"), |why| format!("{by}, {why}"))
         };
         let unheard =
             if self.posture == Posture::Log { "posture log applies nothing" } else { "no rule matches" };
@@ -126,11 +131,11 @@ impl Judge {
             reported: action(reported),
             policy: policy(applied),
             rule: rule(applied),
-            reason: reason(applied, unheard),
+            reason: reason(applied, &opened.applied, unheard),
             differing: (applied != reported).then(|| Reported {
                 policy: policy(reported),
                 rule: rule(reported),
-                reason: reason(reported, "no rule matches"),
+                reason: reason(reported, &opened.reported, "no rule matches"),
             }),
         }
     }
