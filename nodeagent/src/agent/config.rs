@@ -12,13 +12,19 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sluice_policy::{Network, Posture};
+use sluice_policy::Posture;
 use sluice_requests::{Asked, Limits};
 use tracing_subscriber::EnvFilter;
 
 use super::output::Format;
 use super::trusted::{self, FileError};
 use super::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Options};
+use exclude::EventSettings;
+pub use exclude::Exclude;
+use headers::HeaderName;
+
+mod exclude;
+mod headers;
 
 /// Where the configuration is looked for if nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/sluice/agent.yaml";
@@ -112,18 +118,15 @@ pub struct Settings {
     /// What the agent says of itself on standard error: error, warn, info, debug or trace [default: info].
     #[arg(long, env = "SLUICE_LOG", value_name = "LEVEL")]
     log: Option<String>,
-    /// Give no events of destinations in these networks, separated by commas; they are counted as filtered.
-    ///
-    /// Verdicts are the same: this is about what is told, not about what is done. In the file: events.exclude.networks.
-    #[arg(long, env = "SLUICE_EXCLUDE_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
-    #[serde(rename = "events", with = "events", default)]
-    exclude_networks: Option<Vec<Network>>,
     /// Tell the query of requests, too, without the values that look secret [default: false].
     #[arg(long, env = "SLUICE_REQUESTS_QUERY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     requests_query: Option<bool>,
     /// Tell these headers of requests, too, separated by commas; the values of those that carry secrets are never told.
     #[arg(long, env = "SLUICE_REQUESTS_HEADERS", value_name = "HEADER", value_delimiter = ',')]
     requests_headers: Option<Vec<HeaderName>>,
+    #[command(flatten)]
+    #[serde(default)]
+    events: EventSettings,
 }
 
 impl Settings {
@@ -171,9 +174,9 @@ impl Settings {
             dns_grace: self.dns_grace.or(file.dns_grace),
             metrics_address: self.metrics_address.or(file.metrics_address),
             log: self.log.or(file.log),
-            exclude_networks: self.exclude_networks.or(file.exclude_networks),
             requests_query: self.requests_query.or(file.requests_query),
             requests_headers: self.requests_headers.or(file.requests_headers),
+            events: self.events.over(file.events),
         }
     }
 
@@ -197,9 +200,9 @@ impl Settings {
             dns_grace: Some(DEFAULT_DNS_GRACE),
             metrics_address: Some(Listen::At(DEFAULT_METRICS)),
             log: Some(DEFAULT_LOG.to_owned()),
-            exclude_networks: Some(Vec::new()),
             requests_query: Some(false),
             requests_headers: Some(Vec::new()),
+            events: EventSettings::none(),
             ..Self::default()
         })
     }
@@ -225,12 +228,12 @@ impl Settings {
                 Some(Listen::At(address)) => Some(address),
                 Some(Listen::Nowhere) | None => None,
             },
-            exclude_networks: all.exclude_networks.unwrap_or_default(),
             requests: Arc::new(Asked {
                 query: all.requests_query.unwrap_or_default(),
-                headers: all.requests_headers.into_iter().flatten().map(|name| name.0).collect(),
+                headers: all.requests_headers.into_iter().flatten().map(HeaderName::into_text).collect(),
                 limits: Limits::default(),
             }),
+            exclude: all.events.resolve(),
         };
         Ok((options, log))
     }
@@ -318,86 +321,6 @@ impl Serialize for Listen {
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// The name of a header, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-pub struct HeaderName(String);
-
-/// A text that is no [`HeaderName`].
-#[derive(Debug, thiserror::Error)]
-#[error("requestsHeaders: `{0}` is no name of a header; write letters, digits and `-`, such as user-agent")]
-pub struct HeaderNameError(String);
-
-impl FromStr for HeaderName {
-    type Err = HeaderNameError;
-
-    fn from_str(text: &str) -> Result<Self, HeaderNameError> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        if text.is_empty() || text.len() > 100 || !text.bytes().all(is_plain) {
-            return Err(HeaderNameError(text.chars().take(60).flat_map(char::escape_debug).collect()));
-        }
-        Ok(Self(text.to_ascii_lowercase()))
-    }
-}
-
-impl TryFrom<String> for HeaderName {
-    type Error = HeaderNameError;
-
-    fn try_from(text: String) -> Result<Self, HeaderNameError> {
-        text.parse()
-    }
-}
-
-/// `events: {exclude: {networks: […]}}`.
-mod events {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use sluice_policy::Network;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Events {
-        #[serde(default)]
-        exclude: Exclude,
-    }
-
-    #[derive(Default, Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Exclude {
-        #[serde(default)]
-        networks: Vec<Cidr>,
-    }
-
-    struct Cidr(Network);
-
-    impl Serialize for Cidr {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_str(&self.0)
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Cidr {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            let named = |error| serde::de::Error::custom(format_args!("events.exclude.networks: {error}"));
-            text.parse().map(Self).map_err(named)
-        }
-    }
-
-    #[expect(clippy::ref_option, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(
-        networks: &Option<Vec<Network>>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        let networks = networks.iter().flatten().copied().map(Cidr).collect();
-        Events { exclude: Exclude { networks } }.serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Network>>, D::Error> {
-        let events = Events::deserialize(from)?;
-        Ok(Some(events.exclude.networks.into_iter().map(|cidr| cidr.0).collect()))
     }
 }
 

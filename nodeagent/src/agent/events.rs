@@ -1,24 +1,27 @@
 //! Events: what the agent prints, and what `sluice observe` shows, one line each, as text or JSON.
 //!
 //! The JSON schema is [`Line`], version [`SCHEMA`]. A field is only ever added; a version changes when one changes its
-//! meaning. No field holds what a process sent: an event names places, never contents.
+//! meaning. An event names places, and what is asked of them: nothing else of what a process sent is in any field.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sluice_abi::{FlowEvent, NO_RULE, action, hook, kind, opaque, reason};
 use sluice_policy::{PolicyRef, RuleRef};
+use sluice_requests::Asked;
 
 use super::node::Node;
 use super::store::Record;
 use crate::datapath::{Event, address_from};
 
 mod names;
+mod payloads;
 
 /// The version of [`Line`].
 pub const SCHEMA: u32 = 1;
@@ -35,7 +38,7 @@ pub enum Kind {
     Dns,
     /// The first payload of a TLS flow showed a name, or none.
     Tls,
-    /// The first payload of an HTTP flow did, or a request was sent: see [`Line::request`].
+    /// A request of HTTP/1, in the clear.
     Http,
     /// A request was sent over TLS, and read where it was still plain.
     Https,
@@ -169,7 +172,11 @@ pub struct Line {
     pub dns_code: Option<String>,
     /// The first addresses of a resolver's answer.
     pub answers: Option<Vec<IpAddr>>,
-    /// The request, of the kinds `http` and `https`: its fields stand beside these.
+    /// The method of a request.
+    pub method: Option<String>,
+    /// Its path, without the query.
+    pub path: Option<String>,
+    /// What else is told of it; its fields stand beside these.
     #[serde(flatten)]
     pub request: RequestLine,
     /// The process, where it is known.
@@ -190,19 +197,13 @@ pub struct Line {
     pub repeats: u64,
 }
 
-/// A request: fields that an event has only where they are known.
+/// More of a request: fields that an event has only where they are known.
 ///
 /// All are printable ASCII. The query and the headers are there only if the configuration asks for them, and then without
 /// what names a secret: `REDACTED` stands in its place. Of what else a request holds nothing is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RequestLine {
-    /// The method, as it was sent. An event with a method is about a request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub method: Option<String>,
-    /// The path, as it was sent, without the query; empty for CONNECT.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
     /// The query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
@@ -240,19 +241,32 @@ pub struct PodLine {
 /// Turns the kernel's events into lines.
 pub struct Describer {
     node_name: String,
+    payloads: payloads::Reader,
 }
 
 impl Describer {
     /// For a node of this name.
     pub fn new(node_name: String) -> Self {
-        Self { node_name }
+        Self { node_name, payloads: payloads::Reader { asked: Arc::default() } }
     }
 
-    /// Describes an event.
-    pub fn describe(&self, event: &Event, node: &Node) -> Line {
+    /// Asks this of requests.
+    #[must_use]
+    pub fn asking(mut self, asked: Arc<Asked>) -> Self {
+        self.payloads.asked = asked;
+        self
+    }
+
+    /// Describes an event; none for a payload that tells nothing.
+    pub fn describe(&mut self, event: &Event, node: &Node) -> Option<Line> {
         match event {
-            Event::Flow(flow) => self.flow(flow, node),
-            Event::Name(event) => names::describe(event, self.flow(&event.flow, node)),
+            Event::Flow(flow) => Some(self.flow(flow, node)),
+            Event::Name(event) => Some(names::describe(event, self.flow(&event.flow, node))),
+            Event::Payload(event) => {
+                let told = self.payloads.read(event)?;
+                let line = self.flow(&told.event.flow, node);
+                Some(told.describe(line, node))
+            }
         }
     }
 
@@ -282,6 +296,8 @@ impl Describer {
             dns_type: None,
             dns_code: None,
             answers: None,
+            method: None,
+            path: None,
             request: RequestLine::default(),
             pid: (event.pid != 0).then_some(event.pid),
             comm: (event.pid != 0).then(|| text(&event.comm)),
@@ -300,7 +316,7 @@ impl Describer {
         }
     }
 
-    pub(super) fn pod(&self, record: &Record, pid: u32, node: &Node) -> PodLine {
+    fn pod(&self, record: &Record, pid: u32, node: &Node) -> PodLine {
         PodLine {
             namespace: record.pod.namespace.clone(),
             name: record.pod.name.clone(),
@@ -338,27 +354,25 @@ impl fmt::Display for Coloured<'_> {
     }
 }
 
-impl RequestLine {
-    /// What follows the host, if there is one.
-    fn write(&self, f: &mut fmt::Formatter<'_>, has_host: bool) -> fmt::Result {
+impl Line {
+    /// What follows the host of a request.
+    fn write_request(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.path {
-            f.write_str(if has_host || path.is_empty() { "" } else { " " })?;
-            f.write_str(path)?;
+            write!(f, " {path}")?;
         }
-        if let Some(query) = &self.query {
+        let RequestLine { query, headers, protocol, .. } = &self.request;
+        if let Some(query) = query {
             write!(f, "?{query}")?;
         }
-        if let Some(protocol) = &self.protocol {
+        if let Some(protocol) = protocol {
             write!(f, " {protocol}")?;
         }
-        for (name, value) in self.headers.iter().flatten() {
+        for (name, value) in headers.iter().flatten() {
             write!(f, " {name}={value:?}")?;
         }
         Ok(())
     }
-}
 
-impl Line {
     fn write(&self, f: &mut fmt::Formatter<'_>, faint: Style, strong: Style) -> fmt::Result {
         let pod = self.pod.as_ref().map_or("?".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
         write!(f, "{faint}{:.3}{faint:#} {strong}{:<5}{strong:#} {pod}", self.ts, self.action.name())?;
@@ -374,13 +388,13 @@ impl Line {
         if let Some(kind) = &self.dns_type {
             write!(f, " {kind}")?;
         }
-        if let Some(method) = &self.request.method {
+        if let Some(method) = &self.method {
             write!(f, " {method}")?;
         }
         if let Some(domain) = &self.domain {
             write!(f, " {domain}")?;
         }
-        self.request.write(f, self.domain.is_some())?;
+        self.write_request(f)?;
         write!(f, " {faint}({}){faint:#}", self.reason)?;
         if self.repeats > 0 {
             write!(f, " and {} more", self.repeats)?;
@@ -451,7 +465,7 @@ pub(crate) fn protocol_name(number: u8, destination: IpAddr) -> String {
 }
 
 /// A command name, which any process may choose: printable ASCII only, so that a terminal is safe with it.
-pub(super) fn text(comm: &[u8; 16]) -> String {
+fn text(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     comm[..end]
         .iter()
@@ -478,7 +492,7 @@ fn qos(path: &Path) -> Qos {
 }
 
 /// The wall clock at a time of the boot clock.
-pub(super) fn wall_clock(boot_ns: u64) -> jiff::Timestamp {
+fn wall_clock(boot_ns: u64) -> jiff::Timestamp {
     let now = jiff::Timestamp::now();
     let Ok(boot_now) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME) else { return now };
     let age = std::time::Duration::from(boot_now).saturating_sub(std::time::Duration::from_nanos(boot_ns));

@@ -15,12 +15,14 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use sluice_abi::counter;
 use sluice_api::{Call, Outcome, RefusalKind};
-use sluice_requests::Reason;
 
 use super::Shared;
 use super::admin;
 use super::events::{Action, Hook, Kind, Line};
 use super::hub::Fate;
+use names::NameCounters;
+
+mod names;
 
 /// Labels of a series: name and value.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -63,7 +65,7 @@ impl LostAt {
 /// Why an event is not told to somebody.
 #[derive(Clone, Copy, Debug)]
 pub enum Filtered {
-    /// Its destination is in `events.exclude.networks`.
+    /// It was allowed, and is in `events.exclude`.
     Excluded,
     /// An observer did not ask for it.
     Observer,
@@ -91,13 +93,10 @@ pub struct Metrics {
     requests: Counters<2>,
     durations: Family<Labels<1>, Histogram, fn() -> Histogram>,
     over_budget: Counter,
-    /// Of those, requests, which the agent counts.
-    requests_over_budget: AtomicU64,
-    unread: Counters<1>,
-    gaps: Counters<1>,
     storage_failures: Counter,
     policy_missing: Counter,
     decisions: Counters<2>,
+    names: NameCounters,
     endpoints: Gauges<1>,
     orphans: Gauge,
     unguarded: Gauge,
@@ -126,12 +125,10 @@ impl Metrics {
             requests: Counters::default(),
             durations: Family::new_with_constructor(histogram),
             over_budget: Counter::default(),
-            requests_over_budget: AtomicU64::new(0),
-            unread: Counters::default(),
-            gaps: Counters::default(),
             storage_failures: Counter::default(),
             policy_missing: Counter::default(),
             decisions: Counters::default(),
+            names: NameCounters::default(),
             endpoints: Gauges::default(),
             orphans: Gauge::default(),
             unguarded: Gauge::default(),
@@ -145,7 +142,6 @@ impl Metrics {
             posture,
         };
         metrics.register(started);
-        metrics.register_http();
         metrics.begin(maps);
         metrics
     }
@@ -182,7 +178,7 @@ impl Metrics {
         );
         registry.register(
             "events_over_budget",
-            "Events that were held back because one pod gave too many",
+            "Events that the kernel held back because one pod gave too many",
             self.over_budget.clone(),
         );
         registry.register(
@@ -212,6 +208,7 @@ impl Metrics {
             "Packets denied because their policy was not in the kernel",
             self.policy_missing.clone(),
         );
+        self.names.register(registry);
 
         registry.register("endpoints", "Governed pods, by state", self.endpoints.clone());
         registry.register(
@@ -251,20 +248,6 @@ impl Metrics {
         );
     }
 
-    fn register_http(&mut self) {
-        let registry = &mut self.registry;
-        registry.register(
-            "http_requests_unread",
-            "Requests of pods over HTTP that could not be read, as far as their number is known",
-            self.unread.clone(),
-        );
-        registry.register(
-            "http_gaps",
-            "Times that requests could not be read, by why; how many they were is not always known",
-            self.gaps.clone(),
-        );
-    }
-
     /// Every series there will ever be, at 0: what appears only when it first happens cannot be alerted on.
     fn begin(&self, maps: &[(&'static str, u64)]) {
         for kind in Kind::ALL {
@@ -280,10 +263,6 @@ impl Metrics {
         }
         for result in ["hit", "miss"] {
             drop(self.attributed.get_or_create(&[("result", result)]));
-        }
-        for reason in Reason::ALL {
-            drop(self.unread.get_or_create(&[("reason", reason.name())]));
-            drop(self.gaps.get_or_create(&[("reason", reason.name())]));
         }
         for hook in Hook::ALL {
             for protocol in PROTOCOLS {
@@ -324,22 +303,6 @@ impl Metrics {
         if fate.lost > 0 {
             self.lost(LostAt::Observer, fate.lost);
         }
-    }
-
-    /// Requests could not be read: so many, as far as it is known.
-    pub fn unread(&self, reason: Reason, requests: u64) {
-        self.unread.get_or_create(&[("reason", reason.name())]).inc_by(requests);
-        self.gaps.get_or_create(&[("reason", reason.name())]).inc();
-    }
-
-    /// A request was not told, for its pod gave too many events.
-    pub fn request_over_budget(&self) {
-        self.requests_over_budget.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many requests were not told for that reason.
-    pub fn requests_over_budget(&self) -> u64 {
-        self.requests_over_budget.load(Ordering::Relaxed)
     }
 
     /// Events that were not told.
@@ -405,9 +368,10 @@ impl Metrics {
         let node = shared.node();
         let counters = node.counters()?;
         let kernel = |index: u32| counters[index as usize];
-        set(&self.over_budget, kernel(counter::EVENTS_OVER_BUDGET) + self.requests_over_budget());
+        set(&self.over_budget, kernel(counter::EVENTS_OVER_BUDGET));
         set(&self.storage_failures, kernel(counter::STORAGE_FAILED));
         set(&self.policy_missing, kernel(counter::POLICY_MISSING));
+        self.names.set(&counters);
         set(&self.lost.get_or_create(&[("at", LostAt::Ring.name())]), kernel(counter::EVENTS_LOST));
         for (verdict, index) in
             [("allow", counter::ALLOWED), ("deny", counter::DENIED), ("reply", counter::REPLIES)]

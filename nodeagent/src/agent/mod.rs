@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
-use sluice_policy::{Network, Posture};
+use sluice_policy::Posture;
 use sluice_requests::Asked;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -44,7 +44,7 @@ mod observe;
 mod output;
 pub mod policies;
 pub mod readiness;
-pub mod requests;
+mod requests;
 pub mod resolvers;
 mod server;
 mod sockets;
@@ -54,8 +54,8 @@ pub mod trusted;
 mod unregistered;
 mod watch;
 
-use output::Pump;
-pub use output::{Format, Outlet};
+pub use output::Format;
+use output::{Outlet, Pump};
 
 /// Where programs and maps are pinned unless told otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
@@ -94,10 +94,10 @@ pub struct Options {
     pub node_name: String,
     /// Where metrics and probes are served, if they are.
     pub metrics_address: Option<SocketAddr>,
-    /// Destinations of which no events are given.
-    pub exclude_networks: Vec<Network>,
     /// What is asked of the requests that pods send.
     pub requests: Arc<Asked>,
+    /// Of what no events are given, as long as it is allowed.
+    pub exclude: config::Exclude,
 }
 
 /// What the agent's tasks share.
@@ -240,9 +240,9 @@ async fn serve(
     let mut watching = JoinSet::new();
 
     let (lines, printer) = output::start(options.output)?;
-    let describer = events::Describer::new(options.node_name.clone());
-    let outlet = Arc::new(Outlet::new(Arc::clone(&shared), lines));
-    let pump = Pump { outlet, describer, excluded: options.exclude_networks };
+    let describer = events::Describer::new(options.node_name.clone()).asking(Arc::clone(&options.requests));
+    let outlet = Outlet::new(Arc::clone(&shared), lines);
+    let pump = Pump { shared: Arc::clone(&shared), describer, outlet, excluded: options.exclude };
     serving.spawn(pump.run(events, drain.listen()));
     shared.readiness.done(Task::Events);
     let socket = server::listen(options.run_dir.join("cni.sock"))?;

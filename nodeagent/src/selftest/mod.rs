@@ -29,6 +29,7 @@ use crate::datapath::{Datapath, Events, LoadedProgram, Place, test_run};
 
 mod baseline;
 pub mod bench;
+pub mod names;
 mod packet;
 
 /// Packets that are judged under one set of policies before the next is made.

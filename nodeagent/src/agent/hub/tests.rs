@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::agent::events::{Hook, PodLine, Qos, RequestLine, SCHEMA};
+use crate::agent::events::{Hook, PodLine, Qos, SCHEMA};
 
 fn line(namespace: &str, name: &str, action: Action) -> Line {
     Line {
@@ -27,7 +27,9 @@ fn line(namespace: &str, name: &str, action: Action) -> Line {
         dns_type: None,
         dns_code: None,
         answers: None,
-        request: RequestLine::default(),
+        method: None,
+        path: None,
+        request: crate::agent::events::RequestLine::default(),
         pid: None,
         comm: None,
         action,

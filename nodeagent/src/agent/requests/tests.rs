@@ -2,134 +2,128 @@
 
 use std::sync::Arc;
 
-use sluice_policy::{Selection, World, evaluate, parse};
-use sluice_requests::{Asked, Connection};
+use sluice_policy::{Posture, Selection, World, evaluate, parse};
+use sluice_requests::{Asked, Connection, Seen};
 
 use super::*;
+use crate::agent::events::{Hook, Kind, SCHEMA};
 
-fn facts() -> Facts {
-    let mut comm = [0; 16];
-    comm[..4].copy_from_slice(b"curl");
-    Facts {
-        endpoint: 7,
-        pid: 42,
-        comm,
-        time_ns: 5 * SECOND_NS,
-        source: None,
-        destination: Some("203.0.113.10:443".parse().expect("an address")),
-        name: Some("api.test".to_owned()),
-        library: Some("openssl"),
+fn line() -> Line {
+    Line {
+        v: SCHEMA,
+        ts: jiff::Timestamp::UNIX_EPOCH,
+        kind: Kind::Https,
+        pod: None,
+        src: None,
+        sport: None,
+        dst: "203.0.113.10".parse().expect("an address"),
+        dport: Some(443),
+        proto: "tcp".to_owned(),
+        domain: Some("api.test".to_owned()),
+        dns_type: None,
+        dns_code: None,
+        answers: None,
+        method: None,
+        path: None,
+        request: RequestLine::default(),
+        pid: Some(42),
+        comm: Some("curl".to_owned()),
+        action: Action::Allow,
+        policy: None,
+        rule: None,
+        reason: "a request".to_owned(),
+        hook: Hook::Library,
+        repeats: 0,
     }
 }
 
 fn request(head: &str) -> Request {
-    let asked = Asked {
-        query: true,
-        headers: vec!["user-agent".to_owned(), "cookie".to_owned()],
-        ..Asked::default()
-    };
-    let mut seen = Connection::new(Arc::new(asked)).write(format!("{head}\r\n\r\n").as_bytes(), 0);
-    match seen.pop() {
+    let headers = vec!["user-agent".to_owned(), "cookie".to_owned()];
+    let asked = Arc::new(Asked { query: true, headers, ..Asked::default() });
+    match Connection::new(asked).write(format!("{head}\r\n\r\n").as_bytes(), 0).pop() {
         Some(Seen::Request(request)) => request,
         other => panic!("{other:?}"),
     }
 }
 
-/// What the policy's rules make of a request.
-fn judged(rules: &str, posture: sluice_policy::Posture, request: &Request) -> Judged {
+/// The line of a request under a policy with these rules.
+fn under(rules: &str, posture: Posture, before: Line, head: &str) -> Line {
     let text = format!(
         "{{apiVersion: sluice.dev/v1alpha1, kind: EgressPolicy, metadata: {{name: p, namespace: shop}}, \
          spec: {{podSelector: {{}}, rules: [{rules}]}}}}"
     );
     let policies = parse("f.yaml", &text).expect("a policy");
     let selection = Selection::new(policies.into_iter().map(Arc::new));
-    let opening = opening(&facts(), request, "203.0.113.10:443".parse().expect("an address"));
-    let known = Flow { request: Some(requested(request)), ..opening.clone() };
-    let judge = |flow: &Flow| evaluate(&selection, &World::default(), posture, flow);
-    Judged::new(judge(&known), &judge(&opening), true)
-}
-
-fn told(rules: &str, head: &str) -> Line {
     let request = request(head);
-    let judged = judged(rules, sluice_policy::Posture::Enforce, &request);
-    line(&facts(), request, Some(&judged))
+    let opening = opening(&before, &request, Some("api.test")).expect("a destination");
+    let known = Flow { request: Some(requested(&request)), ..opening.clone() };
+    let judge = |flow: &Flow| evaluate(&selection, &World::default(), posture, flow);
+    told(before, request, Some("api.test"), Some("openssl"), Some(&(judge(&known), judge(&opening))))
 }
 
-const GET_ONLY: &str = "{name: api, action: Allow, to: [{domainNames: [api.test]}], ports: [{port: 443}], http: [{methods: [GET], path: {value: /v1}}]}";
+const GET_ONLY: &str = "{name: api, action: Allow, to: [{domainNames: [api.test]}], ports: [{port: 443}], \
+                        http: [{methods: [GET], path: {value: /v1}}]}";
 
 #[test]
 fn a_request_that_no_rule_allows_is_told_and_passes() {
-    let allowed = told(GET_ONLY, "GET /v1/items HTTP/1.1\r\nHost: api.test");
-    assert_eq!((allowed.action, allowed.kind), (Action::Allow, Kind::Https));
+    let get = "GET /v1/items HTTP/1.1\r\nHost: api.test";
+    let allowed = under(GET_ONLY, Posture::Enforce, line(), get);
+    assert_eq!(allowed.action, Action::Allow);
     assert_eq!((allowed.policy.as_deref(), allowed.rule.as_deref()), (Some("shop/p"), Some("api")));
-    let denied = told(GET_ONLY, "POST /v1/items HTTP/1.1\r\nHost: api.test");
-    assert_eq!(denied.action, Action::Audit);
-    assert_eq!(denied.rule.as_deref(), Some("default"));
-    assert_eq!(denied.reason, "EgressPolicy shop/p, default action, by the request, which is not enforced");
-    // The log posture applies nothing, and tells the same.
-    let request = request("POST /v1/items HTTP/1.1\r\nHost: api.test");
-    let logged = judged(GET_ONLY, sluice_policy::Posture::Log, &request);
-    assert_eq!(line(&facts(), request, Some(&logged)).action, Action::Audit);
+    assert_eq!(allowed.reason, "a request");
+    let post = "POST /v1/items HTTP/1.1\r\nHost: api.test";
+    for posture in [Posture::Enforce, Posture::Log] {
+        let denied = under(GET_ONLY, posture, line(), post);
+        assert_eq!((denied.action, denied.rule.as_deref()), (Action::Audit, Some("default")));
+        assert_eq!(
+            denied.reason,
+            "EgressPolicy shop/p, default action, by the request, which is not enforced"
+        );
+    }
+    assert_eq!(under(GET_ONLY, Posture::Observe, line(), post).action, Action::Allow);
+    // What the kernel denied stays denied.
+    let stopped = Line { action: Action::Deny, reason: "stopped".to_owned(), ..line() };
+    let stopped = under(GET_ONLY, Posture::Enforce, stopped, get);
+    assert_eq!((stopped.action, stopped.reason.as_str(), stopped.rule), (Action::Deny, "stopped", None));
 }
 
 #[test]
 fn a_request_reads_well() {
-    let line = told(
-        GET_ONLY,
-        "GET /v1/a%0Ab?page=2&token=x HTTP/1.1\r\nHost: API.test\r\nUser-Agent: \"x\"\r\nCookie: secret",
-    );
+    let head =
+        "GET /v1/a%0Ab?page=2&token=x HTTP/1.1\r\nHost: API.test\r\nUser-Agent: \"x\"\r\nCookie: secret";
+    let line = under(GET_ONLY, Posture::Enforce, line(), head);
     let text = line.to_string();
     let (_, text) = text.split_once(' ').expect("a time");
     assert_eq!(
         text,
-        "allow ? curl[42] -> tcp 203.0.113.10:443 GET api.test/v1/a%0Ab?page=2&token=REDACTED http/1.1 \
-         cookie=\"REDACTED\" user-agent=\"\\\"x\\\"\" (EgressPolicy shop/p, rule 0 (api))"
+        "allow ? curl[42] -> tcp 203.0.113.10:443 GET api.test /v1/a%0Ab?page=2&token=REDACTED http/1.1 \
+         cookie=\"REDACTED\" user-agent=\"\\\"x\\\"\" (a request)"
     );
     let json = serde_json::to_string(&line).expect("it can be written");
-    assert!(
-        json.contains(r#""kind":"https""#) && json.contains(r#""method":"GET","path":"/v1/a%0Ab""#),
-        "{json}"
-    );
-    assert!(json.contains(r#""library":"openssl""#) && json.contains(r#""hook":"library""#), "{json}");
+    for part in [r#""kind":"https""#, r#""method":"GET","path":"/v1/a%0Ab""#, r#""library":"openssl""#] {
+        assert!(json.contains(part), "{json}");
+    }
     assert!(!json.contains("secret"), "{json}");
     assert_eq!(serde_json::from_str::<Line>(&json).expect("it can be read"), line);
 }
 
 #[test]
-fn what_cannot_be_judged_says_so() {
-    let nowhere = Facts { destination: None, library: None, ..facts() };
-    let head = "GET / HTTP/1.1\r\nHost: b.test";
-    let told = line(&nowhere, request(head), None);
-    assert_eq!((told.action, told.kind, told.dport), (Action::Allow, Kind::Http, None));
-    assert!(told.dst.is_unspecified());
-    assert_eq!(told.reason, "not judged: its destination is not known; TLS shows api.test");
-    assert_eq!(
-        line(&facts(), request("GET / HTTP/1.1"), None).reason,
-        "not judged: its pod is not governed any more"
-    );
-    assert_eq!(line(&facts(), request("GET / HTTP/1.1"), None).domain.as_deref(), Some("api.test"));
+fn another_name_than_tls_shows_is_told() {
+    let fronted = under(GET_ONLY, Posture::Enforce, line(), "GET /v1 HTTP/1.1\r\nHost: b.test");
+    assert_eq!(fronted.reason, "a request; TLS shows api.test");
+}
+
+#[test]
+fn without_a_destination_nothing_is_judged() {
+    let nowhere = Line { dport: None, ..line() };
+    assert_eq!(opening(&nowhere, &request("GET / HTTP/1.1"), None), None);
+    let told = told(nowhere, request("GET / HTTP/1.1"), None, None, None);
+    assert_eq!((told.action, told.policy, told.method.as_deref()), (Action::Allow, None, Some("GET")));
 }
 
 #[test]
 fn an_event_has_room_for_so_much_of_a_path() {
-    let path = "/x".repeat(3000);
-    let told = told(GET_ONLY, &format!("GET {path} HTTP/1.1\r\nHost: api.test"));
-    assert_eq!(told.request.path.map(|path| path.len()), Some(MAX_TEXT + 3));
-}
-
-/// Of many requests at once each pod gives as many events as it may, and the others are counted by whoever asks.
-#[test]
-fn a_pod_gives_so_many_events_in_a_second() {
-    let mut budgets = Budgets::default();
-    let at = |endpoint, time_ns| Facts { endpoint, time_ns, ..facts() };
-    let given = (0..100_000).filter(|number| budgets.take(&at(7, SECOND_NS + number * 10_000))).count();
-    assert_eq!(given, 1000);
-    assert!(budgets.take(&at(8, SECOND_NS)));
-    assert!(budgets.take(&at(7, 2 * SECOND_NS)));
-    // A clock that is behind takes nothing back.
-    assert!(budgets.take(&at(7, SECOND_NS)));
-    for endpoint in 0..10_000 {
-        assert!(budgets.take(&at(endpoint, 4 * SECOND_NS)));
-        assert!(budgets.0.len() <= MAX_BUDGETS);
-    }
+    let head = format!("GET {} HTTP/1.1\r\nHost: api.test", "/x".repeat(3000));
+    let told = under(GET_ONLY, Posture::Enforce, line(), &head);
+    assert_eq!(told.path.map(|path| path.len()), Some(MAX_TEXT + 3));
 }
