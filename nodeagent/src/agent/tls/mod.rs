@@ -50,7 +50,7 @@ pub(super) struct Observer {
 
 impl Observer {
     /// Loads the probes, if this kernel takes them.
-    pub(super) fn open(place: &Place) -> Result<(Self, Plaintexts), DatapathError> {
+    pub(super) fn open(place: &Place, asked: Arc<Asked>) -> Result<(Self, Plaintexts), DatapathError> {
         let (uprobes, plaintexts) = Uprobes::open(place)?;
         let observer = Self {
             uprobes: Mutex::new(uprobes),
@@ -58,7 +58,7 @@ impl Observer {
             connections: Mutex::default(),
             tally: Mutex::default(),
             limit: registry::PROBED_OF_POD,
-            asked: Arc::new(Asked::default()),
+            asked,
         };
         Ok((observer, plaintexts))
     }

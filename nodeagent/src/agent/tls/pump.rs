@@ -203,7 +203,7 @@ impl Pump {
             let node = self.shared.node();
             self.describer.request(header, request, destination, &node)
         };
-        self.outlet.tell(&Arc::new(line));
+        self.outlet.tell(Arc::new(line));
     }
 
     fn forget(&mut self, key: ConnectionKey) {
