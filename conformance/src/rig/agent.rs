@@ -220,6 +220,11 @@ impl Agent {
         Ok(())
     }
 
+    /// It is started with one more argument from now on.
+    pub fn add_argument(&mut self, argument: &str) {
+        self.extra.push(argument.to_owned());
+    }
+
     /// Another build is started from now on, and its commands are run.
     pub fn set_binary(&mut self, binary: PathBuf) {
         self.binary = binary;

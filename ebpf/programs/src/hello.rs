@@ -1,8 +1,8 @@
 //! `hello`, after `egress`: the first payload of a flow whose name rules ask for, or that is to be told of.
 //!
 //! A program of its own, reached by a tail call: what is not read pays nothing for the reading. It reads what the payload
-//! shows, keeps that with the socket, and hands a packet whose name rules ask for on to `named`, which judges it by what is
-//! known then.
+//! shows, keeps that with the socket, and hands the packet on to `payload`, which tells of it, and on to `named` where rules
+//! ask for the name.
 //!
 //! Pieces are put together by their numbers. What was read before is not read again, and does not count if it is sent
 //! another time with other bytes: the server's end takes the first as well. Past a gap a flow is unreadable.
@@ -11,17 +11,14 @@ use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_fullsock, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
 use sluice_abi::names_config::OUTER_NAMES;
-use sluice_abi::{ShownValue, counter, shown, shown_by, tail};
+use sluice_abi::{counter, shown, tail};
 use sluice_parse::bits::{get, put};
 use sluice_parse::hello::{Hello, Source};
 
-use crate::PASS;
-use crate::endpoint::Endpoint;
 use crate::maps::{EGRESS_TAILS, HELLOS, NAMES_CONFIG, SHOWN, count};
 use crate::packet::{Packet, TCP_SYN};
 use crate::payload;
 use crate::socket;
-use crate::tell;
 
 /// Hands on a packet whose flow has not shown its name yet.
 #[inline(always)]
@@ -30,11 +27,10 @@ pub fn hand_on(ctx: &SkBuffContext) {
     unsafe { EGRESS_TAILS.tail_call(ctx, tail::HELLO) };
 }
 
-/// Reads, and hands on, unless the flow is allowed whatever it shows. None if there is nobody to hand on to.
+/// Reads, and hands on. Comes back only where there is nobody to hand on to.
 #[inline(always)]
-pub fn try_hello(ctx: &SkBuffContext) -> Option<i32> {
+pub fn try_hello(ctx: &SkBuffContext) {
     let skb = ctx.skb.skb;
-    let mut is_untold = false;
     // SAFETY: `skb` is the program's context; a null socket is not given to the helper.
     let sk = unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
@@ -48,29 +44,9 @@ pub fn try_hello(ctx: &SkBuffContext) -> Option<i32> {
             hand_on(ctx);
             hello = None;
         }
-        let value = note(sk, hello.as_deref());
-        if hello.is_some() && value.is_some_and(is_request) {
-            payload::hand_on(ctx);
-        }
-        is_untold = payload::settle(sk, &packet, value);
-        if let Some(value) = value
-            && let Some(endpoint) = Endpoint::of_packet(skb)
-        {
-            tell::shown(&packet, socket::origin(sk), &endpoint, value);
-        }
+        note(sk, hello.as_deref());
     }
-    if is_untold {
-        return Some(PASS);
-    }
-    judge(ctx);
-    None
-}
-
-/// Hands on a packet that is to be judged by what its flow shows.
-#[inline(always)]
-pub fn judge(ctx: &SkBuffContext) {
-    // SAFETY: one program of the same kind into another; nothing is held.
-    unsafe { EGRESS_TAILS.tail_call(ctx, tail::NAMED) };
+    payload::hand_on_read(ctx);
 }
 
 /// What a hello shows, as the configuration has it read.
@@ -81,13 +57,6 @@ fn state_of(hello: &Hello) -> u8 {
     let goes_by_outer =
         || NAMES_CONFIG.get_ptr(0).is_some_and(|config| unsafe { (*config).flags } & OUTER_NAMES != 0);
     if state == shown::ENCRYPTED && hello.has_name() && goes_by_outer() { shown::OUTER } else { state }
-}
-
-/// Is it the name of a request, of which more is told?
-#[inline(always)]
-fn is_request(value: *const ShownValue) -> bool {
-    // SAFETY: live socket storage.
-    unsafe { (*value).by == shown_by::HTTP }
 }
 
 /// A packet's bytes.
@@ -130,13 +99,12 @@ fn add<'a>(skb: *mut __sk_buff, packet: &Packet, sk: *mut bpf_sock) -> Option<&'
     Some(hello)
 }
 
-/// Keeps with the socket what was read: gives it, once that is for good. The pieces go then, unless `payload` is to tell of
-/// them. Nothing to read is unreadable.
+/// Keeps with the socket what was read. Nothing to read is unreadable.
 #[inline(always)]
-fn note(sk: *mut bpf_sock, hello: Option<&Hello>) -> Option<*const ShownValue> {
+fn note(sk: *mut bpf_sock, hello: Option<&Hello>) {
     let Some(place) = socket::get_or_create(&SHOWN, sk) else {
         count(counter::STORAGE_FAILED);
-        return None;
+        return;
     };
     // SAFETY: live socket storage; one socket sends from one CPU at a time.
     let value = unsafe { &mut *place };
@@ -151,14 +119,4 @@ fn note(sk: *mut bpf_sock, hello: Option<&Hello>) -> Option<*const ShownValue> {
     // Last, for whoever reads it on another CPU.
     // SAFETY: a field of live socket storage.
     unsafe { core::ptr::write_volatile(&raw mut value.state, state) };
-    if matches!(state, shown::MORE | shown::SO_FAR) {
-        return None;
-    }
-    if !shown::is_name(state) {
-        count(counter::NAMES_UNREADABLE);
-    }
-    if hello.is_none() || !is_request(place) {
-        socket::delete(&HELLOS, sk);
-    }
-    Some(place)
 }

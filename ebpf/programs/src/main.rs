@@ -74,7 +74,8 @@ fn asked(ctx: SkBuffContext) -> i32 {
 
 #[cgroup_skb(egress)]
 fn hello(ctx: SkBuffContext) -> i32 {
-    hello::try_hello(&ctx).unwrap_or(DROP)
+    hello::try_hello(&ctx);
+    DROP
 }
 
 #[cgroup_skb(egress)]

@@ -1,21 +1,20 @@
-//! `payload`, after `egress`: tells user space of what an allowed flow sends, for it to read: the requests of a connection
-//! that was seen to be HTTP/1, and the first datagrams of QUIC. What comes first on TCP it has `hello` read.
+//! `payload`, after `egress` and after `hello`: tells of what a flow sends. What comes first on TCP `hello` reads. The
+//! requests of a connection that was seen to be HTTP/1, and the first datagrams of QUIC, are for user space to read.
 //!
-//! Only flows in the states [`state::UNTOLD`] and [`state::REQUESTS`] come here, and datagrams to QUIC's port from sockets
-//! without one peer. Nothing is judged, and nothing dropped: what is to be judged is handed on to `named`.
+//! From `egress` only flows in the states [`state::UNTOLD`] and [`state::REQUESTS`] come here, and datagrams to QUIC's port
+//! from sockets without one peer. Nothing is judged, and nothing dropped: what is to be judged is handed on to `named`.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::bpf_sk_fullsock;
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{FlowValue, ShownValue, class, kind, shown, shown_by, state, tail};
+use sluice_abi::{FlowValue, class, counter, kind, shown, shown_by, state, tail};
 use sluice_parse::bits::get;
-use sluice_parse::hello::Hello;
 
 use crate::PASS;
 use crate::endpoint::Endpoint;
 use crate::flow;
 use crate::hello;
-use crate::maps::{EGRESS_TAILS, HELLOS, TOLD};
+use crate::maps::{EGRESS_TAILS, HELLOS, TOLD, count};
 use crate::packet::{Packet, load};
 use crate::socket;
 use crate::tell::{self, Payload};
@@ -35,17 +34,26 @@ pub fn hand_on(ctx: &SkBuffContext) {
     unsafe { EGRESS_TAILS.tail_call(ctx, tail::PAYLOAD) };
 }
 
+/// Hands on a packet that `hello` has read.
+#[inline(always)]
+pub fn hand_on_read(ctx: &SkBuffContext) {
+    // SAFETY: `skb` is the program's context. It is zero before, and the kernel gives the packet's own bytes there back
+    // afterwards, as it does for every program with tail calls.
+    unsafe { (*ctx.skb.skb).cb[0] = 1 };
+    hand_on(ctx);
+}
+
 /// Tells, and lets the packet through unless it has yet to be judged. None if there is nobody to judge it.
 #[inline(always)]
 pub fn try_payload(ctx: &SkBuffContext) -> Option<i32> {
     let skb = ctx.skb.skb;
     // SAFETY: `skb` is the program's context; a null socket is not given to the helper.
-    let sk = unsafe {
+    let (is_read, sk) = unsafe {
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() {
             return None;
         }
-        bpf_sk_fullsock(sk)
+        ((*skb).cb[0] != 0, bpf_sk_fullsock(sk))
     };
     if sk.is_null() {
         return None;
@@ -55,44 +63,61 @@ pub fn try_payload(ctx: &SkBuffContext) -> Option<i32> {
         datagram(skb, sk, &packet);
         return Some(PASS);
     }
-    let state = flow_of(sk, &packet).map_or(state::OPENING, state_of);
-    if let Some(hello) = finished(sk) {
-        first_request(skb, sk, &packet, hello);
-        socket::delete(&HELLOS, sk);
-        if settle(sk, &packet, socket::shown(sk)) {
-            return Some(PASS);
+    let flow = flow_of(sk, &packet);
+    let state = flow.map_or(state::OPENING, state_of);
+    if is_read {
+        let after = first(skb, sk, &packet);
+        if let Some(flow) = flow
+            && state == state::UNTOLD
+        {
+            socket::settle(flow, after);
         }
-    } else if state == state::UNTOLD {
-        if !packet.is_bare_segment(skb) {
-            hello::hand_on(ctx);
-        }
-        return Some(PASS);
-    } else if state::is_free(state) {
-        if state == state::REQUESTS {
-            further_request(skb, sk, &packet);
-        }
+    } else if state == state::UNTOLD && !packet.is_bare_segment(skb) {
+        hello::hand_on(ctx);
+    } else if state == state::REQUESTS {
+        further_request(skb, sk, &packet);
+    }
+    if state::is_free(state) {
         return Some(PASS);
     }
-    hello::judge(ctx);
+    // SAFETY: one program of the same kind into another; nothing is held.
+    unsafe { EGRESS_TAILS.tail_call(ctx, tail::NAMED) };
     None
 }
 
-/// Is the packet's flow allowed for good? Then nothing more is told of it than what follows from what it has shown.
+/// Tells what a flow shows, once that is known for good, and lets go of the pieces. Gives the state of the flow after it, if
+/// it is allowed whatever it shows.
 #[inline(always)]
-pub fn settle(sk: *mut bpf_sock, packet: &Packet, value: Option<*const ShownValue>) -> bool {
-    let Some(flow) = flow_of(sk, packet) else { return false };
-    let state = state_of(flow);
-    if state == state::UNTOLD {
-        // SAFETY: live socket storage.
-        let known = value.map(|value| unsafe { ((*value).state, (*value).by) });
-        match known {
-            Some((shown, by)) => socket::settle(flow, flow::state_after(shown, by)),
-            // There was no room for what it shows.
-            None if socket::shown(sk).is_none() => socket::settle(flow, state::SETTLED),
-            None => {}
+fn first(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet) -> u8 {
+    // There was no room for what it shows.
+    let Some(value) = socket::shown(sk) else { return state::SETTLED };
+    // SAFETY: live socket storage.
+    let (shown, by) = unsafe { ((*value).state, (*value).by) };
+    if matches!(shown, shown::MORE | shown::SO_FAR) {
+        return state::UNTOLD;
+    }
+    if !shown::is_name(shown) {
+        count(counter::NAMES_UNREADABLE);
+    }
+    if let Some(endpoint) = Endpoint::of_packet(skb) {
+        // SAFETY: live socket storage; one socket sends from one CPU at a time.
+        let hello = socket::get(&HELLOS, sk).map(|hello| unsafe { &*hello });
+        match hello {
+            Some(hello) if by == shown_by::HTTP => {
+                tell::payload(
+                    packet,
+                    socket::origin(sk),
+                    &endpoint,
+                    kind::HTTP,
+                    &Payload::First(value, hello),
+                );
+                told_upto(sk, get(&hello.next) as u32);
+            }
+            _ => tell::shown(packet, socket::origin(sk), &endpoint, value),
         }
     }
-    state::is_free(state)
+    socket::delete(&HELLOS, sk);
+    flow::state_after(shown, by)
 }
 
 #[inline(always)]
@@ -104,23 +129,6 @@ fn flow_of(sk: *mut bpf_sock, packet: &Packet) -> Option<*const FlowValue> {
 fn state_of(flow: *const FlowValue) -> u8 {
     // SAFETY: live socket storage.
     unsafe { core::ptr::read_volatile(&raw const (*flow).state) }
-}
-
-/// The pieces of a first request, once it was read.
-#[inline(always)]
-fn finished<'a>(sk: *mut bpf_sock) -> Option<&'a Hello> {
-    // SAFETY: live socket storage; one socket sends from one CPU at a time.
-    let hello = unsafe { &*socket::get(&HELLOS, sk)? };
-    let is_finished = hello.by() == shown_by::HTTP && !matches!(hello.state(), shown::MORE | shown::SO_FAR);
-    if is_finished { Some(hello) } else { None }
-}
-
-#[inline(always)]
-fn first_request(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &Packet, hello: &Hello) {
-    if let (Some(endpoint), Some(value)) = (Endpoint::of_packet(skb), socket::shown(sk)) {
-        tell::payload(packet, socket::origin(sk), &endpoint, kind::HTTP, &Payload::First(value, hello));
-    }
-    told_upto(sk, get(&hello.next) as u32);
 }
 
 /// Tells of a request on a connection that has had one, if the packet begins with it.

@@ -102,7 +102,7 @@ pub fn payload(
     };
     let about = About::shown(endpoint, value);
     let now = event::now();
-    if !event::within_budget(about.slot, now) {
+    if !event::within_half(about.slot, now) {
         count(counter::EVENTS_OVER_BUDGET);
         return;
     }

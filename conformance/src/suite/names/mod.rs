@@ -91,8 +91,8 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     let kept = learned(&agent, "client")?.keys().any(|name| name.ends_with("-2.allowed.test"));
     run.report.equal("learned while the agent was dead, known after", kept, "", true);
 
-    agent.terminate().await?;
-    agent = rig.start_agent(&[&resolvers, "--ech=outer-name"]).await?;
+    agent.add_argument("--ech=outer-name");
+    agent.restart().await?;
     run.ech(&pod, true).await?;
 
     pod.remove().await?;
