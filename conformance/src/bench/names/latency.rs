@@ -1,6 +1,6 @@
 //! How long a look-up takes in a governed pod, held against one of a node without Sluice.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
@@ -18,7 +18,7 @@ const QUESTIONS: u32 = 50;
 /// How often each way takes its turn in a round.
 const TURNS: u32 = 5;
 
-/// One round: the median of a look-up in each way, in nanoseconds.
+/// One round: the median of a look-up in each way, in seconds.
 struct Round {
     without: f64,
     /// Without once more.
@@ -62,8 +62,10 @@ fn measure(
         median(|round| round.with / round.without)?,
         median(|round| round.control / round.without)?,
     );
-    let microseconds = |figure| Ok::<_, anyhow::Error>(ratio::rounded(median(figure)?.value / 1e3));
+    let microseconds = |figure| Ok::<_, anyhow::Error>(ratio::rounded(median(figure)?.value * 1e6));
     report.note(&format!("{what}: without"), microseconds(|round| round.without)?, "µs");
+    let longer = Median::of(rounds.iter().map(|round| (round.with - round.without) * 1e6));
+    ratio::noted(report, &format!("{what}: longer by"), "µs", longer.context("no rounds")?);
     report.note(&format!("{what}: with"), microseconds(|round| round.with)?, "µs");
     Ok(())
 }
@@ -82,7 +84,7 @@ fn round(clients: &Clients, random: &mut SmallRng) -> Result<Round> {
     rest(begun);
     let [without, control, with] = all.map(|mut took| {
         took.sort_unstable();
-        took[took.len() / 2] as f64
+        Duration::from_nanos(took[took.len() / 2]).as_secs_f64()
     });
     Ok(Round { without, control, with })
 }
