@@ -75,6 +75,11 @@ const NEEDS: &[Need] = &[
         "gives the pods their network",
     ),
     need(&["busybox-static"], Probe::Program("busybox"), "fills their image"),
+    need(
+        &["iptables"],
+        Probe::Program("iptables"),
+        "is called by the network plugins of the chain that the benchmark of ADD measures",
+    ),
     need(&["iproute2"], Probe::Program("ip"), "lays out networks for the suites"),
     need(&["knot"], Probe::File("/usr/sbin/knotd"), "serves names to the suite of domain rules"),
     need(&["bind9-dnsutils"], Probe::Program("dig"), "asks for names in it"),

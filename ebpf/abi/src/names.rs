@@ -7,6 +7,7 @@
 //! NAMES      (policy id, name), longest prefix ──► list id, and whether the name may be asked for
 //! HELLOS     socket ──► the pieces of its first payload, until a name is found in it or not
 //! SHOWN      socket ──► the name that its flow showed
+//! TOLD       socket ──► how far its requests have been told of
 //! ```
 //!
 //! A name is kept *reversed*: lower-case text without a final dot, a dot put in front, all of it turned round.
@@ -263,6 +264,14 @@ pub struct ShownValue {
     pub name: NameBytes,
 }
 
+/// How far the requests of a flow have been told of: value of `TOLD`, freed with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToldValue {
+    /// The TCP number after the last of them: what is sent again is not told again.
+    pub next: u32,
+}
+
 /// Addresses of an answer that an event tells; it counts all of them.
 pub const TOLD_ADDRESSES: usize = 4;
 
@@ -293,6 +302,24 @@ pub struct NameEvent {
     pub pad2: u32,
 }
 
+/// Bytes of a payload that are told; a power of two. A datagram of QUIC's Initial packets is not longer.
+pub const TOLD_PAYLOAD: usize = 2048;
+
+/// A payload that user space reads: in the ring `PAYLOADS`. Of kind [`crate::kind::HTTP`] the start of a request, of kind
+/// [`crate::kind::TLS`] a datagram of QUIC.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadEvent {
+    /// What any event with a name has. The name is only that of the first request, which the flow was judged by.
+    pub event: NameEvent,
+    /// How many bytes of `payload` are set.
+    pub length: u32,
+    /// 1 for the first request of a flow.
+    pub is_first: u32,
+    /// The payload from its start.
+    pub payload: [u8; TOLD_PAYLOAD],
+}
+
 const _: () = {
     assert!(size_of::<ResolverKey>() == 20);
     assert!(size_of::<QuestionKey>() == 40);
@@ -303,14 +330,16 @@ const _: () = {
     assert!(size_of::<NameKey>() == 256);
     assert!(size_of::<NamedValue>() == 8);
     assert!(size_of::<ShownValue>() == 256);
+    assert!(size_of::<ToldValue>() == 4);
     assert!(size_of::<NameEvent>() == 104 + 8 + 16 * TOLD_ADDRESSES + 256);
+    assert!(size_of::<PayloadEvent>() == 432 + 8 + TOLD_PAYLOAD);
 };
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        FlowEvent, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue, NamesConfigValue, QuestionKey,
-        QuestionValue, ResolverKey, ShownValue,
+        FlowEvent, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue, NamesConfigValue, PayloadEvent,
+        QuestionKey, QuestionValue, ResolverKey, ShownValue, ToldValue,
     };
 
     macro_rules! pod {
@@ -329,10 +358,12 @@ mod pod {
         NameKey,
         NamedValue,
         NamesConfigValue,
+        PayloadEvent,
         QuestionKey,
         QuestionValue,
         ResolverKey,
         ShownValue,
+        ToldValue,
     );
 }
 

@@ -237,7 +237,8 @@ async fn serve(
 
     let (lines, printer) = output::start(options.output)?;
     let describer = events::Describer::new(options.node_name.clone());
-    let pump = Pump { shared: Arc::clone(&shared), describer, lines, excluded: options.exclude };
+    let pump =
+        Pump { shared: Arc::clone(&shared), describer, lines, excluded: options.exclude, unprinted: 0 };
     serving.spawn(pump.run(events, drain.listen()));
     shared.readiness.done(Task::Events);
     let socket = server::listen(options.run_dir.join("cni.sock"))?;

@@ -16,7 +16,7 @@ use super::config::Exclude;
 use super::drain::Stop;
 use super::events::{Describer, Line};
 use super::metrics::{Filtered, LostAt};
-use crate::datapath::{Event, Events, read_event};
+use crate::datapath::{Events, Ring, read_event};
 
 /// Lines that may wait for a slow reader; past that they are counted and dropped.
 const WAITING: usize = 8192;
@@ -67,37 +67,38 @@ pub(super) struct Pump {
     pub(super) lines: SyncSender<Arc<Line>>,
     /// What is not told.
     pub(super) excluded: Exclude,
+    /// How many lines in a row were not printed.
+    pub(super) unprinted: u64,
 }
 
 impl Pump {
     /// Reads events until told to stop, and then those that are there.
-    pub(super) async fn run(self, events: Events, mut stop: Stop) -> anyhow::Result<()> {
-        // SAFETY: the ring buffer owns its descriptor and keeps it open and unchanged until it is dropped.
-        let mut events = unsafe { AsyncFd::register(events)? };
-        let mut lost = 0;
+    pub(super) async fn run(mut self, events: Events, mut stop: Stop) -> anyhow::Result<()> {
+        // SAFETY: a ring buffer owns its descriptor and keeps it open and unchanged until it is dropped.
+        let (mut flows, mut payloads) =
+            unsafe { (AsyncFd::register(events.flows)?, AsyncFd::register(events.payloads)?) };
         loop {
             let mut ready = tokio::select! {
-                ready = events.readable_mut() => ready?,
+                ready = flows.readable_mut() => ready?,
+                ready = payloads.readable_mut() => ready?,
                 () = stop.told() => break,
             };
-            lost = self.drain(ready.get_inner_mut(), lost);
+            self.drain(ready.get_inner_mut());
             ready.clear_ready();
             tokio::time::sleep(REST).await;
         }
-        self.drain(events.get_mut(), lost);
+        self.drain(flows.get_mut());
+        self.drain(payloads.get_mut());
         self.shared.hub.close();
         Ok(())
     }
 
-    /// Empties the ring buffer. Says how many lines in a row were not printed.
-    fn drain(&self, ring: &mut Events, mut lost: u64) -> u64 {
+    /// Empties a ring buffer.
+    fn drain(&mut self, ring: &mut Ring) {
         while let Some(item) = ring.next() {
             let Some(event) = read_event(&item) else { continue };
             drop(item);
-            let flow = match &event {
-                Event::Flow(flow) => flow,
-                Event::Name(event) => &event.flow,
-            };
+            let flow = event.flow();
             let mut node = self.shared.node();
             // Its client waits for an answer that will not come.
             if flow.kind == kind::DENY
@@ -106,29 +107,30 @@ impl Pump {
             {
                 node.end_denied(flow.endpoint);
             }
-            let line = Arc::new(self.describer.describe(&event, &node));
+            let kind = flow.kind;
+            let line = self.describer.describe(&event, &node);
             drop(node);
-            if self.excluded.covers(flow.kind, &line) {
+            let Some(line) = line.map(Arc::new) else { continue };
+            if self.excluded.covers(kind, &line) {
                 self.shared.metrics.filtered(line.kind, Filtered::Excluded, 1);
                 continue;
             }
             match self.lines.try_send(Arc::clone(&line)) {
-                Ok(()) if lost > 0 => {
+                Ok(()) if self.unprinted > 0 => {
                     tracing::warn!(
-                        lost,
+                        lost = self.unprinted,
                         "events were not printed: the reader of standard output is too slow"
                     );
-                    lost = 0;
+                    self.unprinted = 0;
                 }
                 Ok(()) => {}
                 Err(_) => {
-                    lost += 1;
+                    self.unprinted += 1;
                     self.shared.metrics.lost(LostAt::Stdout, 1);
                 }
             }
             let fate = self.shared.hub.publish(Arc::clone(&line));
             self.shared.metrics.event(&line, fate);
         }
-        lost
     }
 }

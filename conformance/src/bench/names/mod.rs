@@ -15,7 +15,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::Deserialize;
 
-use super::add::chain::{Chain, PLAIN, WHOLE};
+use super::add::chain::{Chain, Kind, Last};
 use super::add::pods::{Birth, Maker};
 use super::{add, datapath};
 use crate::report::Report;
@@ -90,11 +90,11 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
 fn clients(report: &mut Report, rig: &Rig, agent: &mut Agent, options: Options) -> Result<()> {
     let mut random = SmallRng::seed_from_u64(options.seed);
     let mut maker = Maker::new(rig.place(), 2)?;
-    let chain = Chain::new(rig.place(), rig.agent_directories());
+    let chain = Chain::new(rig.place(), rig.agent_directories(), Kind::Shortest)?;
     let probe = static_binary("sluice-probe")?;
     let (governed, plain) = (maker.make(0, APP.to_owned())?, maker.make(1, APP.to_owned())?);
-    let with = chain.add(&governed, WHOLE)?;
-    let without = chain.add(&plain, PLAIN)?;
+    let with = chain.add(&governed, Last::Sluice)?;
+    let without = chain.add(&plain, Last::Plain)?;
     let client = |pod: &Birth, cgroup| Client { netns: pod.netns.clone(), cgroup, probe: probe.clone() };
     let client =
         Clients { with: client(&governed, Some(governed.directory.clone())), without: client(&plain, None) };
@@ -102,8 +102,8 @@ fn clients(report: &mut Report, rig: &Rig, agent: &mut Agent, options: Options) 
     cost::run(report, agent, &client, &mut random, options)?;
     eprintln!("bench names: look-ups");
     latency::run(report, agent, &client, &mut random, options)?;
-    chain.del(&governed, WHOLE, &with.result)?;
-    chain.del(&plain, PLAIN, &without.result)?;
+    chain.del(&governed, Last::Sluice, &with.result)?;
+    chain.del(&plain, Last::Plain, &without.result)?;
     governed.bury()?;
     plain.bury()
 }

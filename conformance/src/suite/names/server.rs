@@ -125,6 +125,10 @@ mixed.way A 203.0.113.14
 getent.way A 203.0.113.15
 getent.way AAAA 2001:db8:203::15
 after.way A 203.0.113.16
+*.going A 203.0.113.83
+*.staying A 203.0.113.84
+shared.going A 203.0.113.85
+shared.staying A 203.0.113.85
 local.way A 127.0.0.1
 local.way A 169.254.1.1
 local.way A 224.0.0.5
