@@ -38,7 +38,7 @@ pub const MAPS: [(&str, u32); 32] = [
     ("COUNTERS", COUNTERS),
     ("EVENTS", 2),
     ("PAYLOADS", 1),
-    ("NAMES_CONFIG", 1),
+    ("NAMES_CONFIG", 2),
     ("NAMES", VERDICTS),
     ("RESOLVERS", 1),
     ("NODE_ADDRESSES", 1),

@@ -184,6 +184,14 @@ pub struct NamesConfigValue {
     pub floor_ns: u64,
     /// How long past its TTL a learned address still counts, for clients that ignore TTLs.
     pub grace_ns: u64,
+    /// Bits of [`names_config`].
+    pub flags: u64,
+}
+
+/// Bits of [`NamesConfigValue::flags`].
+pub mod names_config {
+    /// A hello with an encrypted one in it shows the name that stands outside of that.
+    pub const OUTER_NAMES: u64 = 1;
 }
 
 /// Value of `NAMES`.
@@ -232,10 +240,17 @@ pub mod shown {
     pub const SO_FAR: u8 = 2;
     /// It was read whole and shows no name.
     pub const NONE: u8 = 3;
-    /// The name is encrypted (ECH).
+    /// The name is encrypted (ECH). The one that is kept stands outside, and is no name that the flow goes by.
     pub const ENCRYPTED: u8 = 4;
     /// Neither a `ClientHello` nor an HTTP/1 request, or one that cannot be followed.
     pub const UNREADABLE: u8 = 5;
+    /// This name, which stands outside of an encrypted one: [`super::names_config::OUTER_NAMES`].
+    pub const OUTER: u8 = 6;
+
+    /// Is there a name that the flow goes by?
+    pub const fn is_name(state: u8) -> bool {
+        matches!(state, NAME | SO_FAR | OUTER)
+    }
 }
 
 /// Where a name was shown: [`ShownValue::by`].
@@ -326,7 +341,7 @@ const _: () = {
     assert!(size_of::<QuestionValue>() == 264);
     assert!(size_of::<LearnedKey>() == 16);
     assert!(size_of::<LearnedValue>() == 320);
-    assert!(size_of::<NamesConfigValue>() == 16);
+    assert!(size_of::<NamesConfigValue>() == 24);
     assert!(size_of::<NameKey>() == 256);
     assert!(size_of::<NamedValue>() == 8);
     assert!(size_of::<ShownValue>() == 256);

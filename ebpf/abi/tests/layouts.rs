@@ -28,7 +28,7 @@ macro_rules! shape {
 /// What is known of names.
 fn shapes_of_names() -> Vec<(&'static str, Vec<String>)> {
     vec![
-        ("NAMES_CONFIG", vec![shape!(NamesConfigValue { floor_ns, grace_ns })]),
+        ("NAMES_CONFIG", vec![shape!(NamesConfigValue { floor_ns, grace_ns, flags })]),
         ("NAMES", vec![shape!(NameKey { policy, name }), shape!(NamedValue { list, flags })]),
         ("RESOLVERS", vec![shape!(ResolverKey { address, port, pad }), shape!(u32)]),
         ("NODE_ADDRESSES", vec![shape!(u128), shape!(u32)]),
@@ -170,7 +170,7 @@ BUDGETS-1: BudgetValue 16 since_ns@0 given@8
 COUNTERS-2: 14 of u64 8
 EVENTS-2: FlowEvent 104, NameEvent 432
 PAYLOADS-1: PayloadEvent 2488 event@0 length@432 is_first@436 payload@440
-NAMES_CONFIG-1: NamesConfigValue 16 floor_ns@0 grace_ns@8
+NAMES_CONFIG-2: NamesConfigValue 24 floor_ns@0 grace_ns@8 flags@16
 NAMES-3: NameKey 256 policy@0 name@4, NamedValue 8 list@0 flags@4
 RESOLVERS-1: ResolverKey 20 address@0 port@16 pad@18, u32 4
 NODE_ADDRESSES-1: u128 16, u32 4

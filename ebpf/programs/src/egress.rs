@@ -121,8 +121,7 @@ fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, tol
     let is_own = !is_reply && state == state::SETTLED;
     // A reply by datagram is judged each time: its evidence runs out.
     if is_kept && !(is_reply && packet.class == class::UDP) {
-        let opens = known.is_opening || (packet.class == class::UDP && !known.is_known);
-        state = flow::remember(skb, sk, packet, (&endpoint, &verdict), is_reply, opens);
+        state = flow::remember(skb, sk, packet, (&endpoint, &verdict), is_reply, known.is_opening);
     } else if is_own && packet.class == class::UDP && flow::shows(packet) {
         state = state::UNTOLD;
     }

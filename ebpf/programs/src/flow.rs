@@ -116,7 +116,7 @@ pub fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
 }
 
 /// Keeps a verdict with the socket. One that is there already stays. Gives the state that is kept; `opens` says that the
-/// packet may be the first of its flow.
+/// packet opens a TCP connection.
 #[inline(always)]
 pub fn remember(
     skb: *mut __sk_buff,
@@ -132,10 +132,7 @@ pub fn remember(
     let direction = if is_reply { direction::REPLY } else { direction::OWN };
     let mut state = verdict.state;
     if state == state::SETTLED && !is_reply {
-        let is_opening =
-            opens || known.is_some_and(|flow| matches!(flow.state, state::UNTOLD | state::OPENING));
-        state =
-            allowed_state(skb, packet.destination_port.into(), packet.class.into(), is_opening.into()) as u8;
+        state = allowed_state(skb, packet.destination_port.into(), packet.class.into(), opens.into()) as u8;
     }
     if known
         .is_some_and(|flow| flow.word == verdict.word.0 && flow.direction == direction && flow.state == state)
@@ -173,12 +170,13 @@ pub fn remember(
     state
 }
 
-/// The state of a flow of the pod's own that is allowed for good, by its port and class.
+/// The state of a flow of the pod's own that is allowed for good, by its port and class, and by what is kept with its
+/// socket.
 ///
 /// VERIFIER: a global function, which it walks once: what state it is makes no difference after.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn allowed_state(skb: *mut __sk_buff, port: u32, class: u32, is_opening: u32) -> u32 {
+pub extern "C" fn allowed_state(skb: *mut __sk_buff, port: u32, class: u32, opens: u32) -> u32 {
     // A conversation with a resolver is read packet by packet.
     if port == PORT.into() {
         return state::READ.into();
@@ -188,8 +186,10 @@ pub extern "C" fn allowed_state(skb: *mut __sk_buff, port: u32, class: u32, is_o
         let sk = (*skb).__bindgen_anon_2.sk;
         if sk.is_null() { sk } else { bpf_sk_fullsock(sk) }
     };
+    if sk.is_null() {
+        return state::SETTLED.into();
+    }
     if class == class::TCP.into()
-        && !sk.is_null()
         && let Some(shown) = socket::shown(sk)
     {
         // SAFETY: live socket storage.
@@ -198,11 +198,13 @@ pub extern "C" fn allowed_state(skb: *mut __sk_buff, port: u32, class: u32, is_o
             return state_after(shown, by).into();
         }
     }
-    if is_opening != 0 && is_told(port as u16, class as u8) {
-        state::UNTOLD.into()
-    } else {
-        state::SETTLED.into()
-    }
+    // SAFETY: live socket storage.
+    let before = socket::flow(sk).map(|flow| unsafe { (*flow).state });
+    let is_first = match before {
+        Some(before) => opens != 0 || matches!(before, state::UNTOLD | state::OPENING),
+        None => opens != 0 || class == class::UDP.into(),
+    };
+    if is_first && is_told(port as u16, class as u8) { state::UNTOLD.into() } else { state::SETTLED.into() }
 }
 
 /// The state of an allowed flow that has shown what it shows.

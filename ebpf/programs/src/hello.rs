@@ -10,13 +10,14 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_fullsock, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
+use sluice_abi::names_config::OUTER_NAMES;
 use sluice_abi::{ShownValue, counter, shown, shown_by, tail};
 use sluice_parse::bits::{get, put};
 use sluice_parse::hello::{Hello, Source};
 
 use crate::PASS;
 use crate::endpoint::Endpoint;
-use crate::maps::{EGRESS_TAILS, HELLOS, SHOWN, count};
+use crate::maps::{EGRESS_TAILS, HELLOS, NAMES_CONFIG, SHOWN, count};
 use crate::packet::{Packet, TCP_SYN};
 use crate::payload;
 use crate::socket;
@@ -70,6 +71,16 @@ pub fn try_hello(ctx: &SkBuffContext) -> Option<i32> {
 pub fn judge(ctx: &SkBuffContext) {
     // SAFETY: one program of the same kind into another; nothing is held.
     unsafe { EGRESS_TAILS.tail_call(ctx, tail::NAMED) };
+}
+
+/// What a hello shows, as the configuration has it read.
+#[inline(always)]
+fn state_of(hello: &Hello) -> u8 {
+    let state = hello.state();
+    // SAFETY: a live array element, which the agent writes before the programs are there.
+    let goes_by_outer =
+        || NAMES_CONFIG.get_ptr(0).is_some_and(|config| unsafe { (*config).flags } & OUTER_NAMES != 0);
+    if state == shown::ENCRYPTED && hello.has_name() && goes_by_outer() { shown::OUTER } else { state }
 }
 
 /// Is it the name of a request, of which more is told?
@@ -133,7 +144,7 @@ fn note(sk: *mut bpf_sock, hello: Option<&Hello>) -> Option<*const ShownValue> {
         Some(hello) => {
             value.by = hello.by();
             value.name_length = hello.name(&mut value.name);
-            hello.state()
+            state_of(hello)
         }
         None => shown::UNREADABLE,
     };
@@ -143,7 +154,7 @@ fn note(sk: *mut bpf_sock, hello: Option<&Hello>) -> Option<*const ShownValue> {
     if matches!(state, shown::MORE | shown::SO_FAR) {
         return None;
     }
-    if state != shown::NAME {
+    if !shown::is_name(state) {
         count(counter::NAMES_UNREADABLE);
     }
     if hello.is_none() || !is_request(place) {

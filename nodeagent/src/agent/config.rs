@@ -106,6 +106,9 @@ pub struct Settings {
     /// A JVM keeps what it was told for 30 seconds by default.
     #[arg(long, env = "SLUICE_DNS_GRACE", value_name = "SECONDS")]
     dns_grace: Option<u32>,
+    /// By which name a TLS connection goes that encrypts one (ECH), or pretends to, as browsers do [default: no-name].
+    #[arg(long, env = "SLUICE_ECH", value_enum)]
+    ech: Option<Ech>,
     /// Serve /metrics, /readyz and /healthz here; empty for nowhere [default: 127.0.0.1:9470].
     ///
     /// Whoever reaches the address may read them: there is no password. They name neither pods nor addresses.
@@ -162,6 +165,7 @@ impl Settings {
             resolvers: self.resolvers.or(file.resolvers),
             dns_floor: self.dns_floor.or(file.dns_floor),
             dns_grace: self.dns_grace.or(file.dns_grace),
+            ech: self.ech.or(file.ech),
             metrics_address: self.metrics_address.or(file.metrics_address),
             log: self.log.or(file.log),
             events: self.events.over(file.events),
@@ -186,6 +190,7 @@ impl Settings {
             resolvers: Some(Vec::new()),
             dns_floor: Some(DEFAULT_DNS_FLOOR),
             dns_grace: Some(DEFAULT_DNS_GRACE),
+            ech: Some(Ech::NoName),
             metrics_address: Some(Listen::At(DEFAULT_METRICS)),
             log: Some(DEFAULT_LOG.to_owned()),
             events: EventSettings::none(),
@@ -210,6 +215,7 @@ impl Settings {
             resolvers: all.resolvers.unwrap_or_default(),
             dns_floor: Duration::from_secs(all.dns_floor.unwrap_or(DEFAULT_DNS_FLOOR).into()),
             dns_grace: Duration::from_secs(all.dns_grace.unwrap_or(DEFAULT_DNS_GRACE).into()),
+            ech: all.ech.unwrap_or(Ech::NoName),
             metrics_address: match all.metrics_address {
                 Some(Listen::At(address)) => Some(address),
                 Some(Listen::Nowhere) | None => None,
@@ -255,6 +261,16 @@ impl From<PostureSetting> for Posture {
             PostureSetting::Enforce => Self::Enforce,
         }
     }
+}
+
+/// `ech`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ech {
+    /// It shows none: the encrypted one may be any that the server has keys for.
+    NoName,
+    /// By the one outside: where the server has keys, another site of it may be meant.
+    OuterName,
 }
 
 /// `metricsAddress`.

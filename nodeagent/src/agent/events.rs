@@ -33,7 +33,7 @@ pub enum Kind {
     Deny,
     /// A question left, or its answer came: see [`Line::reason`].
     Dns,
-    /// The first payload of a TLS flow showed a name, or none.
+    /// The first payload of a TLS flow showed a name, or none; with `proto` udp, that of QUIC, which is TLS too.
     Tls,
     /// A request of HTTP/1, in the clear.
     Http,

@@ -42,6 +42,7 @@ pub mod node;
 mod observe;
 mod output;
 pub mod policies;
+mod quic;
 pub mod readiness;
 pub mod resolvers;
 mod server;
@@ -86,6 +87,8 @@ pub struct Options {
     pub dns_floor: Duration,
     /// How long past its TTL an address still counts.
     pub dns_grace: Duration,
+    /// By which name a flow goes that encrypts one.
+    pub ech: config::Ech,
     /// Whose answers are believed; none: those that the node's own configuration names.
     pub resolvers: Vec<IpAddr>,
     /// The node's name in events.
@@ -194,7 +197,7 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let resolvers = resolvers::Source::new(&options.resolvers);
     // Before any policy is compiled: rules by name open the way to them.
     node.set_resolvers(resolvers.read())?;
-    node.set_lifetimes(options.dns_floor, options.dns_grace)?;
+    node.configure_names(options.dns_floor, options.dns_grace, options.ech)?;
     node.find_own_addresses()?;
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;

@@ -203,9 +203,34 @@ fn shown_name(value: &[u8]) -> Option<Option<String>> {
     let length = *value.get(std::mem::offset_of!(ShownValue, name_length))?;
     match *value.get(std::mem::offset_of!(ShownValue, state))? {
         shown::MORE => None,
-        shown::NAME | shown::SO_FAR => {
+        state if shown::is_name(state) => {
             Some(Some(name_text(value.get(std::mem::offset_of!(ShownValue, name)..)?, length)))
         }
         _ => Some(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel has it: a head of so many bytes, then the name, reversed and padded.
+    fn value(head: &[u8], name: &str) -> Vec<u8> {
+        let (reversed, _) = sluice_abi::reversed(name.as_bytes()).expect("a name");
+        [head, &reversed].concat()
+    }
+
+    #[test]
+    fn names_are_read_as_the_kernel_keeps_them() {
+        assert_eq!(bound_name(&value(&[0; 8], "a.example")).as_deref(), Some("a.example"));
+        assert_eq!(bound_name(&[0; 7]), None, "cut");
+        let shown = |state| shown_name(&value(&[state, 0, 10, 0], "a.example"));
+        assert_eq!(shown(shown::MORE), None);
+        for state in [shown::NAME, shown::SO_FAR, shown::OUTER] {
+            assert_eq!(shown(state), Some(Some("a.example".to_owned())), "{state}");
+        }
+        for state in [shown::NONE, shown::ENCRYPTED, shown::UNREADABLE] {
+            assert_eq!(shown(state), Some(None), "{state}");
+        }
     }
 }

@@ -5,6 +5,7 @@ import json
 import select
 import socket
 import ssl
+import struct
 import sys
 import time
 
@@ -71,6 +72,49 @@ def told(tag, address):
     with connect(address, 80) as stream:
         head = f"PUT /pieces HTTP/1.1\r\nHost: parts-{tag}.example\r\n\r\n".encode()
         tell("a request in segments", echo(stream, [head[:7], head[7:40], head[40:]]))
+
+
+def with_ech(written):
+    """A hello with an extension more: an encrypted one, or what looks like it."""
+    extension = struct.pack(">2H", 0xfe0d, 120) + bytes(range(120))
+    handshake = written[5:] + extension
+    # The extensions are last; their length stands behind versions, random, session, ciphers and methods.
+    at = 4 + 34
+    at += 1 + handshake[at]
+    at += 2 + struct.unpack(">H", handshake[at:at + 2])[0]
+    at += 1 + handshake[at]
+    handshake = handshake[:at] + struct.pack(">H", len(handshake) - at - 2) + handshake[at + 2:]
+    handshake = handshake[:1] + (len(handshake) - 4).to_bytes(3, "big") + handshake[4:]
+    return written[:3] + struct.pack(">H", len(handshake)) + handshake
+
+
+def ech(right):
+    """Encrypted hellos to an address that the right name led to."""
+    address = socket.getaddrinfo(right, 443, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+    for what, name in [("right name outside", right), ("wrong name outside", "other.example"), ("none outside", None)]:
+        with connect(address, 443) as stream:
+            stream.settimeout(1.5)
+            try:
+                came = "passed" if echo(stream, [with_ech(hello(name))]) else "cut"
+            except OSError:
+                came = "cut"
+        tell(what, came)
+
+
+def quic(initial, address):
+    """A client's first datagram, from a socket with one peer and from one without; each followed by others."""
+    first = bytes.fromhex(initial)
+    for what, is_connected in [("connected", True), ("unconnected", False)]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind(("0.0.0.0", 0))
+            port = sender.getsockname()[1]
+            if is_connected:
+                sender.connect((address, 443))
+            # The same Initial packet twice, as if it were lost, and a short header.
+            sent = [first, first, b"\x40" + bytes(1199)]
+            for datagram in sent:
+                sender.send(datagram) if is_connected else sender.sendto(datagram, (address, 443))
+        tell(what, port)
 
 
 def idle(*flows):

@@ -41,7 +41,8 @@ pub struct Options {
 /// Runs the suite.
 pub async fn run(place: &Place, options: Options) -> Result<Report> {
     let mut report = Report::new("names", options.seed);
-    let ports = RigOptions { tcp_ports: vec![8080, 443, 80], ..RigOptions::with_sluice() };
+    let ports =
+        RigOptions { tcp_ports: vec![8080, 443, 80], udp_ports: vec![443], ..RigOptions::with_sluice() };
     let rig = Rig::new(place, ports).await?;
     let directory = place.directory.join("names");
     let servers = Servers::start(&rig, &directory, options.seed).await?;
@@ -66,6 +67,7 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
         run.told(&agent, &pod, name).await?;
         pod.remove().await?;
     }
+    run.ech(&pod, false).await?;
     eprintln!("names: an edit, and connections that wait");
     let idle = rig.run_pod(&PodSpec::new(NAMESPACE, "idle", &[("app", "idle")])).await?;
     run.idle(&rig, &idle).await?;
@@ -88,6 +90,10 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     agent.restart().await?;
     let kept = learned(&agent, "client")?.keys().any(|name| name.ends_with("-2.allowed.test"));
     run.report.equal("learned while the agent was dead, known after", kept, "", true);
+
+    agent.terminate().await?;
+    agent = rig.start_agent(&[&resolvers, "--ech=outer-name"]).await?;
+    run.ech(&pod, true).await?;
 
     pod.remove().await?;
     restricted.remove().await?;

@@ -106,11 +106,17 @@ impl Hello {
         get(&self.by) as u8
     }
 
-    /// The name, if the state says that there is one, and its length.
+    /// The name, if the state says that there is one, or an encrypted hello has one outside, and its length.
     #[inline(always)]
     pub fn name(&self, name: &mut NameBytes) -> u8 {
         self.turn.copy_to(name);
         self.turn.length() as u8
+    }
+
+    /// Has a name been seen, whatever the state says of it?
+    #[inline(always)]
+    pub fn has_name(&self) -> bool {
+        get(&self.name_at) != 0
     }
 
     /// Copies the start of what has come, without the headers of TLS records, and says how much that is.
@@ -170,7 +176,9 @@ impl Hello {
         if get(&self.have) >= KEPT && matches!(state, shown::MORE | shown::SO_FAR) {
             return Err(Unreadable);
         }
-        if matches!(state, shown::NAME | shown::SO_FAR) {
+        if matches!(state, shown::NAME | shown::SO_FAR)
+            || (state == shown::ENCRYPTED && get(&self.name_at) != 0)
+        {
             let (at, length) = (get(&self.name_at), get(&self.name_length));
             self.turn.text(&self.bytes, at, length)?;
         }

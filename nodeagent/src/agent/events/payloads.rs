@@ -1,16 +1,18 @@
-//! What an event with a payload tells: the request at its start.
+//! What an event with a payload tells: the request at its start, or the name in a datagram of QUIC.
 
 use std::sync::Arc;
 
-use sluice_abi::{NameEvent, PayloadEvent};
+use sluice_abi::{NameEvent, PayloadEvent, kind};
 use sluice_requests::{Asked, Connection, Request, Seen};
 
 use super::{Line, names};
+use crate::agent::quic;
 
 /// Reads payloads.
 #[derive(Default)]
 pub(super) struct Reader {
     asked: Arc<Asked>,
+    hellos: quic::Connections,
 }
 
 /// What was read of a payload.
@@ -24,6 +26,10 @@ pub(super) struct Told {
 impl Reader {
     /// What a payload tells; none if it is nothing.
     pub(super) fn read(&mut self, event: &PayloadEvent) -> Option<Told> {
+        if event.event.flow.kind == kind::TLS {
+            let event = self.hellos.add(event)?;
+            return Some(Told { event, is_first: true, request: None });
+        }
         let payload = event.payload.get(..event.length as usize)?;
         let is_first = event.is_first != 0;
         let request = self.request(payload);
@@ -54,5 +60,22 @@ impl Told {
         line.method = Some(request.method);
         line.path = Some(request.path).filter(|path| !path.is_empty());
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_at_the_start_of_a_payload() {
+        let reader = Reader::default();
+        let read = |payload: &str| reader.request(payload.as_bytes());
+        let request = read("GET /a?b=c HTTP/1.1\r\nHost: Some.Example:80\r\n\r\nmore").expect("a request");
+        assert_eq!((request.method.as_str(), request.path.as_str()), ("GET", "/a"));
+        assert_eq!(request.host.as_deref(), Some("some.example"));
+        for other in ["GET is the first word of this\r\n\r\n", "GET /a HTTP/1.1\r\nHost: some", "POST", ""] {
+            assert_eq!(read(other), None, "{other:?}");
+        }
     }
 }
