@@ -29,7 +29,8 @@ const USAGE: &str = "usage: sluice-probe COMMAND [--OPTION VALUE]...
   streams --flows 'PROTO/IP...' --port P [--pace-ms MS]   send without end, by tcp and udp
   tries --file F            try each flow of a file once
   connect --to IP --port P --proto tcp|udp|icmp [--count N] [--timeout-ms MS]
-  ask --server IP --port P --name NAME --count N [--first F]   questions by udp, # in the name is the number
+  ask --server IP --port P --name NAME --count N [--first F] [--kind TYPE]
+                            questions by udp; # in the name is the number
   escape NAME --tag N --own4 IP --own6 IP --neighbour4 IP --neighbour6 IP --allowed4 IP --allowed6 IP
          --forbidden4 IP --forbidden6 IP [--directory D] [--seconds S]";
 
@@ -116,6 +117,7 @@ fn run() -> Result<(), String> {
         "ask" => ask::run(&ask::Plan {
             server: SocketAddr::new(options.need("server")?, options.need("port")?),
             name: options.need("name")?,
+            kind: options.get("kind")?.unwrap_or(1),
             first: options.get("first")?.unwrap_or(0),
             count: options.need("count")?,
         })
