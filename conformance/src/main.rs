@@ -114,6 +114,12 @@ enum Bench {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(20..))]
         rounds: u32,
     },
+    /// What names cost: packets of flows to learned addresses, questions and answers, and how long a look-up takes in a pod.
+    Names {
+        /// Fewer packets and questions, in the least number of rounds: about a minute.
+        #[arg(long)]
+        quick: bool,
+    },
     /// What ADD costs, what the agent takes of memory, and how fast an edit is in the kernel.
     Add {
         /// Fewer rounds and smaller sizes: less than a minute.
@@ -170,6 +176,11 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Bench(Bench::Datapath { repeats, rounds }) => {
                     let options = bench::datapath::Options { repeats: *repeats, rounds: *rounds, seed };
                     bench::datapath::run(place, options)?
+                }
+                Suite::Bench(Bench::Names { quick }) => {
+                    use bench::names::Options;
+                    let options = if *quick { Options::quick(seed) } else { Options::whole(seed) };
+                    bench::names::run(place, options).await?
                 }
                 Suite::Bench(Bench::Add { quick, rounds, parallel, edits, pods, policies }) => {
                     use bench::add::Options;

@@ -2,4 +2,5 @@
 
 pub mod add;
 pub mod datapath;
+pub mod names;
 mod ratio;

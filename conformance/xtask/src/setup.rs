@@ -83,7 +83,17 @@ const NEEDS: &[Need] = &[
     need(&["iproute2"], Probe::Program("ip"), "lays out networks for the suites"),
     need(&["knot"], Probe::File("/usr/sbin/knotd"), "serves names to the suite of domain rules"),
     need(&["bind9-dnsutils"], Probe::Program("dig"), "asks for names in it"),
-    need(&["python3"], Probe::Program("python3"), "is its client of the C library, and its lying server"),
+    need(
+        &["python3"],
+        Probe::File("/usr/bin/python3"),
+        "is its client of the C library, and its lying server",
+    ),
+    need(
+        &["python3-pycares"],
+        Probe::File("/usr/lib/python3/dist-packages/pycares/__init__.py"),
+        "asks by c-ares, as Node.js does",
+    ),
+    need(&["musl-tools"], Probe::Program("musl-gcc"), "links a client with musl, as Alpine's are"),
     Need {
         packages: &["rust-web-clippy"],
         there: Probe::Other(has_bpf_clippy),

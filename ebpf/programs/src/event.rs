@@ -153,14 +153,28 @@ fn emit(
 /// May the endpoint give another event in this second?
 #[inline(always)]
 pub fn within_budget(slot: u32, now: u64) -> bool {
+    within(slot, now, BUDGET)
+}
+
+/// May it give another one with a payload? Requests leave half of the budget to what is told of denials.
+#[inline(always)]
+pub fn within_half(slot: u32, now: u64) -> bool {
+    within(slot, now, BUDGET / 2)
+}
+
+#[inline(always)]
+fn within(slot: u32, now: u64, most: u64) -> bool {
     let Some(budget) = BUDGETS.get_ptr_mut(slot) else { return false };
     // SAFETY: a live array element. CPUs race for the same budget; at worst it is a few events larger.
     unsafe {
         if now.wrapping_sub((*budget).since_ns) >= SECOND_NS {
             *budget = BudgetValue { since_ns: now, given: 0 };
         }
-        (*budget).given += 1;
-        (*budget).given <= BUDGET
+        let is_within = (*budget).given < most;
+        if is_within {
+            (*budget).given += 1;
+        }
+        is_within
     }
 }
 

@@ -1,7 +1,8 @@
-//! `hello`, after `egress`: the first payload of a flow whose name rules ask for.
+//! `hello`, after `egress`: the first payload of a flow whose name rules ask for, or that is to be told of.
 //!
-//! A program of its own, reached by a tail call: what does not ask for a name pays nothing for the reading. It reads what
-//! the payload shows, keeps that with the socket, and hands the packet on to `named`, which judges it by what is known then.
+//! A program of its own, reached by a tail call: what is not read pays nothing for the reading. It reads what the payload
+//! shows, keeps that with the socket, and hands the packet on to `payload`, which tells of it, and on to `named` where rules
+//! ask for the name.
 //!
 //! Pieces are put together by their numbers. What was read before is not read again, and does not count if it is sent
 //! another time with other bytes: the server's end takes the first as well. Past a gap a flow is unreadable.
@@ -9,15 +10,15 @@
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_fullsock, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
-use sluice_abi::{ShownValue, counter, shown, tail};
+use sluice_abi::names_config::OUTER_NAMES;
+use sluice_abi::{counter, shown, tail};
 use sluice_parse::bits::{get, put};
 use sluice_parse::hello::{Hello, Source};
 
-use crate::endpoint::Endpoint;
-use crate::maps::{EGRESS_TAILS, HELLOS, SHOWN, count};
+use crate::maps::{EGRESS_TAILS, HELLOS, NAMES_CONFIG, SHOWN, count};
 use crate::packet::{Packet, TCP_SYN};
+use crate::payload;
 use crate::socket;
-use crate::tell;
 
 /// Hands on a packet whose flow has not shown its name yet.
 #[inline(always)]
@@ -43,14 +44,19 @@ pub fn try_hello(ctx: &SkBuffContext) {
             hand_on(ctx);
             hello = None;
         }
-        if let Some(value) = note(sk, hello.as_deref())
-            && let Some(endpoint) = Endpoint::of_packet(skb)
-        {
-            tell::shown(&packet, socket::origin(sk), &endpoint, value);
-        }
+        note(sk, hello.as_deref());
     }
-    // SAFETY: one program of the same kind into another; nothing is held.
-    unsafe { EGRESS_TAILS.tail_call(ctx, tail::NAMED) };
+    payload::hand_on_read(ctx);
+}
+
+/// What a hello shows, as the configuration has it read.
+#[inline(always)]
+fn state_of(hello: &Hello) -> u8 {
+    let state = hello.state();
+    // SAFETY: a live array element, which the agent writes before the programs are there.
+    let goes_by_outer =
+        || NAMES_CONFIG.get_ptr(0).is_some_and(|config| unsafe { (*config).flags } & OUTER_NAMES != 0);
+    if state == shown::ENCRYPTED && hello.has_name() && goes_by_outer() { shown::OUTER } else { state }
 }
 
 /// A packet's bytes.
@@ -93,13 +99,12 @@ fn add<'a>(skb: *mut __sk_buff, packet: &Packet, sk: *mut bpf_sock) -> Option<&'
     Some(hello)
 }
 
-/// Keeps with the socket what was read, and lets go of the pieces once that is for good: then gives it. Nothing to read is
-/// unreadable.
+/// Keeps with the socket what was read. Nothing to read is unreadable.
 #[inline(always)]
-fn note(sk: *mut bpf_sock, hello: Option<&Hello>) -> Option<*const ShownValue> {
+fn note(sk: *mut bpf_sock, hello: Option<&Hello>) {
     let Some(place) = socket::get_or_create(&SHOWN, sk) else {
         count(counter::STORAGE_FAILED);
-        return None;
+        return;
     };
     // SAFETY: live socket storage; one socket sends from one CPU at a time.
     let value = unsafe { &mut *place };
@@ -107,19 +112,11 @@ fn note(sk: *mut bpf_sock, hello: Option<&Hello>) -> Option<*const ShownValue> {
         Some(hello) => {
             value.by = hello.by();
             value.name_length = hello.name(&mut value.name);
-            hello.state()
+            state_of(hello)
         }
         None => shown::UNREADABLE,
     };
     // Last, for whoever reads it on another CPU.
     // SAFETY: a field of live socket storage.
     unsafe { core::ptr::write_volatile(&raw mut value.state, state) };
-    if matches!(state, shown::MORE | shown::SO_FAR) {
-        return None;
-    }
-    if state != shown::NAME {
-        count(counter::NAMES_UNREADABLE);
-    }
-    socket::delete(&HELLOS, sk);
-    Some(place)
 }

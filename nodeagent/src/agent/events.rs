@@ -1,23 +1,28 @@
 //! Events: what the agent prints, and what `sluice observe` shows, one line each, as text or JSON.
 //!
 //! The JSON schema is [`Line`], version [`SCHEMA`]. A field is only ever added; a version changes when one changes its
-//! meaning. No field holds what a process sent: an event names places, never contents.
+//! meaning. An event names places, and what is asked of them: nothing else of what a process sent is in any field.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sluice_abi::{FlowEvent, NO_RULE, action, hook, kind, opaque, reason};
 use sluice_policy::{PolicyRef, RuleRef};
+use sluice_requests::Asked;
 
 use super::node::Node;
 use super::store::Record;
 use crate::datapath::{Event, address_from};
 
 mod names;
+mod payloads;
+mod requests;
 
 /// The version of [`Line`].
 pub const SCHEMA: u32 = 1;
@@ -32,10 +37,12 @@ pub enum Kind {
     Deny,
     /// A question left, or its answer came: see [`Line::reason`].
     Dns,
-    /// The first payload of a TLS flow showed a name, or none.
+    /// The first payload of a TLS flow showed a name, or none; with `proto` udp, that of QUIC, which is TLS too.
     Tls,
-    /// The first payload of an HTTP flow did.
+    /// A request of HTTP/1, in the clear.
     Http,
+    /// A request was sent over TLS, and read where it was still plain.
+    Https,
 }
 
 /// What was done.
@@ -64,6 +71,8 @@ pub enum Hook {
     Ingress,
     /// At the host's end of the pod's link.
     Wire,
+    /// In the library that the process handed it to.
+    Library,
 }
 
 /// The pod's class of service, as its cgroup tells.
@@ -79,7 +88,7 @@ pub enum Qos {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http];
+    pub const ALL: [Self; 6] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http, Self::Https];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -89,6 +98,7 @@ impl Kind {
             Self::Dns => "dns",
             Self::Tls => "tls",
             Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }
@@ -118,7 +128,8 @@ impl Action {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire];
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire, Self::Library];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -128,6 +139,7 @@ impl Hook {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
             Self::Wire => "wire",
+            Self::Library => "library",
         }
     }
 }
@@ -147,7 +159,7 @@ pub struct Line {
     pub src: Option<IpAddr>,
     /// The pod's port, likewise.
     pub sport: Option<u16>,
-    /// The destination.
+    /// The destination; `0.0.0.0` without a port if that of a request is not known.
     pub dst: IpAddr,
     /// The destination's port; none for a protocol without.
     pub dport: Option<u16>,
@@ -161,6 +173,13 @@ pub struct Line {
     pub dns_code: Option<String>,
     /// The first addresses of a resolver's answer.
     pub answers: Option<Vec<IpAddr>>,
+    /// The method of a request.
+    pub method: Option<String>,
+    /// Its path, without the query.
+    pub path: Option<String>,
+    /// What else is told of it; its fields stand beside these.
+    #[serde(flatten)]
+    pub request: RequestLine,
     /// The process, where it is known.
     pub pid: Option<u32>,
     /// Its command name.
@@ -177,6 +196,30 @@ pub struct Line {
     pub hook: Hook,
     /// Packets of this flow denied since the last event about it, which had none of their own.
     pub repeats: u64,
+}
+
+/// More of a request: fields that an event has only where they are known.
+///
+/// All are printable ASCII. The query and the headers are there only if the configuration asks for them, and then without
+/// what names a secret: `REDACTED` stands in its place. Of what else a request holds nothing is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RequestLine {
+    /// The query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The headers that were asked for, by their names in lower case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// `http/1.1`, also for HTTP/1.0, or `h2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The protocol that the request asks to go on with, such as `websocket`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
+    /// The library in which it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
 }
 
 /// The pod of an event.
@@ -199,19 +242,32 @@ pub struct PodLine {
 /// Turns the kernel's events into lines.
 pub struct Describer {
     node_name: String,
+    payloads: payloads::Reader,
 }
 
 impl Describer {
     /// For a node of this name.
     pub fn new(node_name: String) -> Self {
-        Self { node_name }
+        Self { node_name, payloads: payloads::Reader::default() }
     }
 
-    /// Describes an event.
-    pub fn describe(&self, event: &Event, node: &Node) -> Line {
+    /// Asks this of requests.
+    #[must_use]
+    pub fn asking(mut self, asked: Arc<Asked>) -> Self {
+        self.payloads.asked = asked;
+        self
+    }
+
+    /// Describes an event; none for a payload that tells nothing.
+    pub fn describe(&mut self, event: &Event, node: &Node) -> Option<Line> {
         match event {
-            Event::Flow(flow) => self.flow(flow, node),
-            Event::Name(event) => names::describe(event, self.flow(&event.flow, node)),
+            Event::Flow(flow) => Some(self.flow(flow, node)),
+            Event::Name(event) => Some(names::describe(event, self.flow(&event.flow, node))),
+            Event::Payload(event) => {
+                let told = self.payloads.read(event)?;
+                let line = self.flow(&told.event.flow, node);
+                Some(told.describe(line, node))
+            }
         }
     }
 
@@ -241,6 +297,9 @@ impl Describer {
             dns_type: None,
             dns_code: None,
             answers: None,
+            method: None,
+            path: None,
+            request: RequestLine::default(),
             pid: (event.pid != 0).then_some(event.pid),
             comm: (event.pid != 0).then(|| text(&event.comm)),
             action: done,
@@ -297,6 +356,24 @@ impl fmt::Display for Coloured<'_> {
 }
 
 impl Line {
+    /// What follows the host of a request.
+    fn write_request(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, " {path}")?;
+        }
+        let RequestLine { query, headers, protocol, .. } = &self.request;
+        if let Some(query) = query {
+            write!(f, "?{query}")?;
+        }
+        if let Some(protocol) = protocol {
+            write!(f, " {protocol}")?;
+        }
+        for (name, value) in headers.iter().flatten() {
+            write!(f, " {name}={value:?}")?;
+        }
+        Ok(())
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, faint: Style, strong: Style) -> fmt::Result {
         let pod = self.pod.as_ref().map_or("?".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
         write!(f, "{faint}{:.3}{faint:#} {strong}{:<5}{strong:#} {pod}", self.ts, self.action.name())?;
@@ -312,9 +389,13 @@ impl Line {
         if let Some(kind) = &self.dns_type {
             write!(f, " {kind}")?;
         }
+        if let Some(method) = &self.method {
+            write!(f, " {method}")?;
+        }
         if let Some(domain) = &self.domain {
             write!(f, " {domain}")?;
         }
+        self.write_request(f)?;
         write!(f, " {faint}({}){faint:#}", self.reason)?;
         if self.repeats > 0 {
             write!(f, " and {} more", self.repeats)?;

@@ -20,6 +20,11 @@ use super::Shared;
 use super::admin;
 use super::events::{Action, Hook, Kind, Line};
 use super::hub::Fate;
+use names::NameCounters;
+use tls::TlsMetrics;
+
+mod names;
+mod tls;
 
 /// Labels of a series: name and value.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -62,7 +67,7 @@ impl LostAt {
 /// Why an event is not told to somebody.
 #[derive(Clone, Copy, Debug)]
 pub enum Filtered {
-    /// Its destination is in `events.exclude.networks`.
+    /// It was allowed, and is in `events.exclude`.
     Excluded,
     /// An observer did not ask for it.
     Observer,
@@ -93,6 +98,7 @@ pub struct Metrics {
     storage_failures: Counter,
     policy_missing: Counter,
     decisions: Counters<2>,
+    names: NameCounters,
     endpoints: Gauges<1>,
     orphans: Gauge,
     unguarded: Gauge,
@@ -103,6 +109,7 @@ pub struct Metrics {
     map_capacity: Gauges<1>,
     observers: Gauge,
     ready: Gauge,
+    tls: TlsMetrics,
     /// A label of decisions. The kernel counts on when an agent with another posture comes: it is the posture of now.
     posture: &'static str,
 }
@@ -124,6 +131,7 @@ impl Metrics {
             storage_failures: Counter::default(),
             policy_missing: Counter::default(),
             decisions: Counters::default(),
+            names: NameCounters::default(),
             endpoints: Gauges::default(),
             orphans: Gauge::default(),
             unguarded: Gauge::default(),
@@ -134,9 +142,11 @@ impl Metrics {
             map_capacity: Gauges::default(),
             observers: Gauge::default(),
             ready: Gauge::default(),
+            tls: TlsMetrics::default(),
             posture,
         };
         metrics.register(started);
+        metrics.tls.register(&mut metrics.registry);
         metrics.begin(maps);
         metrics
     }
@@ -203,6 +213,7 @@ impl Metrics {
             "Packets denied because their policy was not in the kernel",
             self.policy_missing.clone(),
         );
+        self.names.register(registry);
 
         registry.register("endpoints", "Governed pods, by state", self.endpoints.clone());
         registry.register(
@@ -365,6 +376,7 @@ impl Metrics {
         set(&self.over_budget, kernel(counter::EVENTS_OVER_BUDGET));
         set(&self.storage_failures, kernel(counter::STORAGE_FAILED));
         set(&self.policy_missing, kernel(counter::POLICY_MISSING));
+        self.names.set(&counters);
         set(&self.lost.get_or_create(&[("at", LostAt::Ring.name())]), kernel(counter::EVENTS_LOST));
         for (verdict, index) in
             [("allow", counter::ALLOWED), ("deny", counter::DENIED), ("reply", counter::REPLIES)]
@@ -393,6 +405,9 @@ impl Metrics {
             self.map_entries.get_or_create(&[("map", map)]).set(signed(entries));
         }
         drop(node);
+        if let Some(observer) = &shared.requests {
+            self.tls.look(&observer.counts()?);
+        }
         self.policy_errors.set(signed(shared.policy_errors().len()));
         self.observers.set(signed(shared.hub.observers()));
         self.ready.set(i64::from(shared.readiness.since().is_some()));

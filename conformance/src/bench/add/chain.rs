@@ -22,7 +22,7 @@ const NOTHING: &str = "cat";
 const BUSYBOX: &str = "/bin/busybox";
 /// Which chain a pod is added by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::bench) enum Kind {
     /// What containerd runs for a pod by the configuration that it installs (its `script/setup/install-cni`): the loopback
     /// plugin, and then a bridge with masquerade and addresses of both families, and port mappings.
     Usual,
@@ -32,7 +32,7 @@ pub(super) enum Kind {
 
 /// What comes last in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Last {
+pub(in crate::bench) enum Last {
     /// Nothing more than what gives the pod its network.
     Plain,
     /// A program that does nothing: what any further plugin costs.
@@ -42,7 +42,7 @@ pub(super) enum Last {
 }
 
 /// The plugins of a chain, and those that may come last.
-pub(super) struct Chain {
+pub(in crate::bench) struct Chain {
     plugins: Vec<Map<String, Value>>,
     nothing: Map<String, Value>,
     sluice: Map<String, Value>,
@@ -50,16 +50,16 @@ pub(super) struct Chain {
 }
 
 /// How long an ADD took.
-pub(super) struct Took {
+pub(in crate::bench) struct Took {
     pub(super) whole: Duration,
     /// The last plugin, from its start to its end.
     pub(super) last: Duration,
     /// The result of the last.
-    pub(super) result: Value,
+    pub(in crate::bench) result: Value,
 }
 
 impl Chain {
-    pub(super) fn new(place: &Place, agent: &AgentDirectories, kind: Kind) -> Result<Self> {
+    pub(in crate::bench) fn new(place: &Place, agent: &AgentDirectories, kind: Kind) -> Result<Self> {
         let binaries = place.directory.join("cni-bin");
         let nothing = binaries.join(NOTHING);
         if !nothing.is_symlink() {
@@ -121,7 +121,7 @@ impl Chain {
     }
 
     /// ADD by all plugins, each with the result of the one before. containerd runs the loopback plugin as a network of its own.
-    pub(super) fn add(&self, pod: &Birth, last: Last) -> Result<Took> {
+    pub(in crate::bench) fn add(&self, pod: &Birth, last: Last) -> Result<Took> {
         let begun = Instant::now();
         let mut took = Duration::ZERO;
         let mut result = Value::Null;
@@ -137,7 +137,7 @@ impl Chain {
     }
 
     /// DEL by the same plugins, the last first.
-    pub(super) fn del(&self, pod: &Birth, last: Last, result: &Value) -> Result<()> {
+    pub(in crate::bench) fn del(&self, pod: &Birth, last: Last, result: &Value) -> Result<()> {
         self.plugins(last).rev().try_for_each(|plugin| {
             let result = if plugin["type"] == "loopback" { &Value::Null } else { result };
             self.call("DEL", plugin, pod, result).map(drop)

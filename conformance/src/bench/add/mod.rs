@@ -22,13 +22,13 @@ use node::Node;
 use pods::Maker;
 
 mod births;
-mod chain;
+pub(super) mod chain;
 mod node;
-mod pods;
+pub(super) mod pods;
 mod probe;
 
 /// The pods' namespace.
-const NAMESPACE: &str = "bench";
+pub(super) const NAMESPACE: &str = "bench";
 /// Pods for which the issue gives an aim, and the most of memory that the agent may have then, in MiB.
 const MEMORY: [(usize, f64); 2] = [(250, 25.0), (1000, 64.0)];
 /// Pods for which an edit has an aim, and the longest that 99 in 100 may take, in milliseconds.
