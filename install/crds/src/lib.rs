@@ -9,12 +9,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-// The derived schemas have a private copy of each type, which is `pub` as the type is.
-#[allow(unreachable_pub)]
+// The derived schemas have a private copy of each type, which is `pub` as the type is. What is said of a field is what
+// `kubectl explain` prints: plain text.
+#[allow(unreachable_pub, clippy::doc_markdown)]
 mod rule;
-#[allow(unreachable_pub)]
+#[allow(unreachable_pub, clippy::doc_markdown)]
 mod spec;
-#[allow(unreachable_pub)]
+#[allow(unreachable_pub, clippy::doc_markdown)]
 mod status;
 
 pub use self::rule::{
