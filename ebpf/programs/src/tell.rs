@@ -38,8 +38,8 @@ struct About {
     /// One of [`shown`].
     shown: u8,
     name_length: u8,
-    /// The name, at a multiple of 4; null for none.
-    name: *const u32,
+    /// The name, at a multiple of 4.
+    name: Option<*const u32>,
     /// The addresses of an answer.
     walk: Option<*const Walk>,
 }
@@ -56,7 +56,7 @@ pub fn message(packet: &Packet, origin: Option<*const OriginValue>, room: *const
             response_code: get(&(*room).response_code) as u8,
             shown: shown::MORE,
             name_length: (*room).question.name_length,
-            name: (&raw const (*room).question.name).cast(),
+            name: Some((&raw const (*room).question.name).cast()),
             walk: if told.is_outgoing { None } else { Some(&raw const (*room).walk) },
         }
     };
@@ -114,7 +114,7 @@ pub fn payload(
     // SAFETY: the entry has room for a payload, of which every field is written; of the bytes as many as are said to be.
     unsafe {
         write(&raw mut (*told).event, now, packet, origin, &about, &Told::sent(kind));
-        let to = (&raw mut (*told).payload).cast::<u8>();
+        let to = (&raw mut (*told).payload).cast::<u64>();
         (*told).is_first = u32::from(value.is_some());
         (*told).length = match payload {
             Payload::First(_, hello) => hello.copy_start(to),
@@ -140,7 +140,7 @@ impl About {
             response_code: 0,
             shown: shown::MORE,
             name_length: 0,
-            name: core::ptr::null(),
+            name: None,
             walk: None,
         };
         match value {
@@ -149,7 +149,7 @@ impl About {
                 Self {
                     shown: (*value).state,
                     name_length: (*value).name_length,
-                    name: (&raw const (*value).name).cast(),
+                    name: Some((&raw const (*value).name).cast()),
                     ..nothing
                 }
             },
@@ -253,7 +253,7 @@ unsafe fn write(
         }
         let (from, to) = (about.name, (&raw mut (*event).name).cast::<u32>());
         for index in 0..NAME_SIZE / size_of::<u32>() {
-            to.add(index).write(if from.is_null() { 0 } else { from.add(index).read() });
+            to.add(index).write(from.map_or(0, |from| from.add(index).read()));
         }
     }
 }

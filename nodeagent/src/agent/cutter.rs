@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use sluice_policy::{Action, Compiled, Flow, FlowProtocol, Name, Names, Shown};
 
-use super::sockets::{self, Socket};
+use super::sockets::{self, Shows, Socket};
 use crate::datapath::{FlowMaps, address_bytes};
 
 /// A pod whose policy has changed.
@@ -70,10 +70,10 @@ impl Cut {
         let learned = maps.learned_names(self.cgroup, address, now.as_nanos() as u64);
         let learned: Result<Vec<Name>, _> =
             socket.bound.iter().chain(&learned).map(|name| name.parse()).collect();
-        let shown = match &socket.shown {
-            None => None,
-            Some(None) => Some(Shown::Unreadable),
-            Some(Some(name)) => Some(Shown::Name(name.parse().ok()?)),
+        let shown = match &socket.shows {
+            Shows::Nothing => None,
+            Shows::NoName => Some(Shown::Unreadable),
+            Shows::Name(name) => Some(Shown::Name(name.parse().ok()?)),
         };
         Some(Names { learned: learned.ok()?, shown })
     }

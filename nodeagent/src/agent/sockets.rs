@@ -56,8 +56,19 @@ pub(super) struct Socket {
     pub(super) denied_under: Option<u64>,
     /// The name by which the kernel allowed its flow.
     pub(super) bound: Option<String>,
-    /// What its flow showed: a name, or that there is none.
-    pub(super) shown: Option<Option<String>>,
+    /// What its flow showed.
+    pub(super) shows: Shows,
+}
+
+/// What a flow showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shows {
+    /// Nothing yet.
+    Nothing,
+    /// No name, or none that can be read.
+    NoName,
+    /// This one.
+    Name(String),
 }
 
 impl Socket {
@@ -101,7 +112,7 @@ pub(super) fn can_end() -> bool {
         own_of: None,
         denied_under: None,
         bound: None,
-        shown: None,
+        shows: Shows::Nothing,
     };
     let asked = Netlink::open(libc::NETLINK_SOCK_DIAG).and_then(|diag| end(&diag, &socket));
     asked.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT))
@@ -187,7 +198,7 @@ fn read_socket(message: &[u8], maps: &FlowMaps) -> Option<Socket> {
         own_of,
         denied_under,
         bound: value(&maps.bound).and_then(bound_name),
-        shown: value(&maps.shown).and_then(shown_name),
+        shows: value(&maps.shown).and_then(shown_name).unwrap_or(Shows::Nothing),
     })
 }
 
@@ -198,15 +209,15 @@ fn bound_name(value: &[u8]) -> Option<String> {
     Some(name_text(name, length as u8))
 }
 
-/// What a [`ShownValue`] says; none if it says nothing yet.
-fn shown_name(value: &[u8]) -> Option<Option<String>> {
+/// What a [`ShownValue`] says.
+fn shown_name(value: &[u8]) -> Option<Shows> {
     let length = *value.get(std::mem::offset_of!(ShownValue, name_length))?;
     match *value.get(std::mem::offset_of!(ShownValue, state))? {
-        shown::MORE => None,
+        shown::MORE => Some(Shows::Nothing),
         state if shown::is_name(state) => {
-            Some(Some(name_text(value.get(std::mem::offset_of!(ShownValue, name)..)?, length)))
+            Some(Shows::Name(name_text(value.get(std::mem::offset_of!(ShownValue, name)..)?, length)))
         }
-        _ => Some(None),
+        _ => Some(Shows::NoName),
     }
 }
 
@@ -225,12 +236,12 @@ mod tests {
         assert_eq!(bound_name(&value(&[0; 8], "a.example")).as_deref(), Some("a.example"));
         assert_eq!(bound_name(&[0; 7]), None, "cut");
         let shown = |state| shown_name(&value(&[state, 0, 10, 0], "a.example"));
-        assert_eq!(shown(shown::MORE), None);
+        assert_eq!(shown(shown::MORE), Some(Shows::Nothing));
         for state in [shown::NAME, shown::SO_FAR, shown::OUTER] {
-            assert_eq!(shown(state), Some(Some("a.example".to_owned())), "{state}");
+            assert_eq!(shown(state), Some(Shows::Name("a.example".to_owned())), "{state}");
         }
         for state in [shown::NONE, shown::ENCRYPTED, shown::UNREADABLE] {
-            assert_eq!(shown(state), Some(None), "{state}");
+            assert_eq!(shown(state), Some(Shows::NoName), "{state}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use aya::Ebpf;
@@ -125,6 +125,14 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+
+    /// The program of a guard, `wire` or `heard`, whichever way it is attached.
+    pub fn guard_program(&mut self, name: &'static str) -> Result<OwnedFd, DatapathError> {
+        let program = classifier(&mut self.object, name)?.fd();
+        let program = program.map_err(|source| DatapathError::Program { name, source: Box::new(source) })?;
+        let action = "open the program of";
+        program.as_fd().try_clone_to_owned().map_err(|source| DatapathError::Link { action, name, source })
     }
 
     /// Does this kernel know links on interfaces (6.6)? One that does looks for the interface, which cannot be.

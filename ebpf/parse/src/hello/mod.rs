@@ -7,7 +7,7 @@
 use sluice_abi::{NameBytes, TOLD_PAYLOAD, shown, shown_by};
 
 use crate::Unreadable;
-use crate::bits::{Room, get, keep, put};
+use crate::bits::{Room, get, keep, load_long, put};
 use crate::turn::Turn;
 
 mod http;
@@ -20,6 +20,9 @@ pub const KEPT: u64 = 4096;
 const PIECE: u64 = 512;
 /// Pieces and TLS records that one packet may hold: as many as fill the room, and 24 more.
 const PIECES: u32 = 32;
+
+/// States with a name that is to be turned round.
+const NAMED: u64 = 1 << shown::NAME | 1 << shown::SO_FAR | 1 << shown::ENCRYPTED;
 
 /// TLS record header (RFC 8446, section 5.1).
 const RECORD_HEADER: u64 = 5;
@@ -125,12 +128,11 @@ impl Hello {
     ///
     /// There must be room for [`TOLD_PAYLOAD`] bytes.
     #[inline(always)]
-    pub unsafe fn copy_start(&self, to: *mut u8) -> u32 {
-        for at in (0..TOLD_PAYLOAD).step_by(size_of::<u64>()) {
-            // SAFETY: the room is longer; the caller's promise, and both lie at multiples of 8.
-            unsafe {
-                to.cast::<u64>().byte_add(at).write(self.bytes.0.as_ptr().cast::<u64>().byte_add(at).read())
-            };
+    pub unsafe fn copy_start(&self, to: *mut u64) -> u32 {
+        let from = self.bytes.0.as_ptr();
+        for index in 0..TOLD_PAYLOAD / size_of::<u64>() {
+            // SAFETY: the room is longer; the caller's promise.
+            unsafe { to.add(index).write(load_long(from.add(index * size_of::<u64>()))) };
         }
         let have = get(&self.have);
         if have < TOLD_PAYLOAD as u64 { have as u32 } else { TOLD_PAYLOAD as u32 }
@@ -176,7 +178,6 @@ impl Hello {
         if get(&self.have) >= KEPT && matches!(state, shown::MORE | shown::SO_FAR) {
             return Err(Unreadable);
         }
-        const NAMED: u64 = 1 << shown::NAME | 1 << shown::SO_FAR | 1 << shown::ENCRYPTED;
         // VERIFIER: from memory and by a shift, so that the turning is walked once, and not for each state.
         put(&mut self.state, state.into());
         if NAMED >> (get(&self.state) & 7) & 1 != 0 && self.has_name() {
