@@ -151,8 +151,8 @@ impl Pump {
         }
         let mut seen = Vec::new();
         if at > read.position {
-            // Records that were lost, or not given.
-            seen.extend(read.reader.write(&[], at - read.position));
+            // Records that were lost, or not given: the kernel counted them, so what the reader says of it is not counted again.
+            drop(read.reader.write(&[], at - read.position));
         }
         let is_last = header.offset + header.length >= header.copied;
         let end = if is_last { header.total } else { header.offset + header.length };
