@@ -94,7 +94,7 @@ pub fn try_write(ctx: &ProbeContext, write: &Write) -> Option<()> {
         misses: before.misses,
     };
     if is_start {
-        let is_preface = first[0] == b'P' && first[1] == b'R' && first[2] == b'I';
+        let is_preface = first[0] == b'P' && first[1] == b'R' && first[2] == b'I' && first[3] == b' ';
         // Inside HTTP/2 anything may begin so.
         if before.state != connection::HTTP2 || is_preface {
             after.state = if is_preface { connection::HTTP2 } else { connection::HTTP1 };
