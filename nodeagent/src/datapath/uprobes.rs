@@ -16,7 +16,7 @@ use super::{DatapathError, Place, install, map_error, take};
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-uprobes.bpf.o"));
 
 /// Every program.
-const PROGRAMS: [&str; 4] = ["openssl_write", "gnutls_write", "go_write", "rustls_write"];
+const PROGRAMS: [&str; 6] = ["openssl_write", "gnutls_write", "go_write", "rustls_write", "c_end", "go_end"];
 
 /// What a function that is probed takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub enum Probed {
     Go,
     /// `write` behind `rustls::Writer`.
     Rustls,
+    /// `SSL_free` and `gnutls_deinit`.
+    End,
+    /// `crypto/tls.(*Conn).Close`.
+    GoEnd,
 }
 
 impl Probed {
@@ -38,6 +42,8 @@ impl Probed {
             Self::GnuTls => "gnutls_write",
             Self::Go => "go_write",
             Self::Rustls => "rustls_write",
+            Self::End => "c_end",
+            Self::GoEnd => "go_end",
         }
     }
 }

@@ -5,6 +5,8 @@
 //! | `openssl_write` | `SSL_write`, `SSL_write_ex` | connection, buffer, length |
 //! | `gnutls_write` | `gnutls_record_send` | the same |
 //! | `rustls_write` | the methods `write` behind `rustls::Writer` | the same |
+//! | `c_end` | `SSL_free`, `gnutls_deinit` | connection |
+//! | `go_end` | Go's `crypto/tls.(*Conn).Close` | the same, in Go's register |
 //! | `go_write` | Go's `crypto/tls.(*Conn).Write` | the same, in Go's registers |
 //!
 //! All of them run where the function is entered: a probe at its return would replace the return address, which crashes
@@ -68,6 +70,20 @@ fn c_write(ctx: &ProbeContext, library: u8) -> u32 {
 fn go_write(ctx: ProbeContext) -> u32 {
     let (connection, buffer, length) = go_arguments(&ctx);
     let _ = write::try_write(&ctx, &Write { connection, buffer, length, library: library::GO });
+    0
+}
+
+/// A connection of the C libraries is freed: `SSL_free`, `gnutls_deinit`.
+#[uprobe]
+fn c_end(ctx: ProbeContext) -> u32 {
+    write::end(ctx.arg(0).unwrap_or(0));
+    0
+}
+
+/// `func (c *Conn) Close() error`.
+#[uprobe]
+fn go_end(ctx: ProbeContext) -> u32 {
+    write::end(go_arguments(&ctx).0);
     0
 }
 

@@ -23,7 +23,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Bytes of the ring buffer that one endpoint may take in a second.
 const BUDGET: u64 = 32 << 20;
 /// Two probes in one function run one after the other, with nothing of the process between them.
-const AT_ONCE_NS: u64 = 20_000;
+const AT_ONCE_NS: u64 = 100_000;
 /// Bytes in which a request's method must end.
 const METHOD: usize = 16;
 
@@ -94,7 +94,7 @@ pub fn try_write(ctx: &ProbeContext, write: &Write) -> Option<()> {
         misses: before.misses,
     };
     if is_start {
-        let is_preface = first[0] == b'P' && first[1] == b'R' && first[2] == b'I';
+        let is_preface = first[0] == b'P' && first[1] == b'R' && first[2] == b'I' && first[3] == b' ';
         // Inside HTTP/2 anything may begin so.
         if before.state != connection::HTTP2 || is_preface {
             after.state = if is_preface { connection::HTTP2 } else { connection::HTTP1 };
@@ -157,6 +157,13 @@ pub fn try_write(ctx: &ProbeContext, write: &Write) -> Option<()> {
         copy(&pod, PlaintextHeader { offset, ..header }, write.buffer)?;
     }
     Some(())
+}
+
+/// A connection has ended: what is made at its address next is another one. That of a process of no pod is not known.
+#[inline(always)]
+pub fn end(connection: u64) {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let _ = CONNECTIONS.remove(ConnectionKey { connection, pid, pad: 0 });
 }
 
 #[inline(always)]

@@ -36,11 +36,23 @@ impl Library {
     }
 }
 
+/// What a function does with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Does {
+    /// It writes into it.
+    Write,
+    /// It ends it.
+    End,
+}
+
 /// A function to be probed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     /// Of which library.
     pub(super) library: Library,
+    /// What it does.
+    pub(super) does: Does,
     /// Where in the file its code begins.
     pub(super) offset: u64,
     /// Where in OpenSSL's structure of a connection it says that the handshake goes on.
@@ -72,23 +84,28 @@ pub(super) fn places<'data, R: ReadRef<'data>>(data: R) -> Result<Vec<Place>, El
         if name == b"SSL_in_init" {
             handshake = handshake_state(&file, symbol.address());
         }
-        let Some(library) = library(name) else { continue };
-        if library == Library::Go {
-            has_go = true;
-        }
-        add(&file, &mut places, library, symbol.address());
+        let Some((library, does)) = function(name) else { continue };
+        has_go |= library == Library::Go;
+        add(&file, &mut places, (library, does), symbol.address());
     }
     if file.section_by_name(".go.buildinfo").is_some() {
-        if !has_go && let Some(address) = go_function(&file) {
-            has_go = true;
-            add(&file, &mut places, Library::Go, address);
+        if !has_go {
+            for (name, does) in [(GO_WRITE, Does::Write), (GO_CLOSE, Does::End)] {
+                if let Some(address) = go_function(&file, name) {
+                    has_go = true;
+                    add(&file, &mut places, (Library::Go, does), address);
+                }
+            }
         }
         if has_go && !has_register_arguments(&file) {
             return Err(ElfError::OldGo);
         }
     }
     for place in places.iter_mut().filter(|place| place.library == Library::OpenSsl) {
-        place.handshake = handshake;
+        place.handshake = handshake.filter(|_| place.does == Does::Write);
+    }
+    if !places.iter().any(|place| place.does == Does::Write) {
+        places.clear();
     }
     Ok(places)
 }
@@ -119,35 +136,39 @@ fn handshake_state<'data, R: ReadRef<'data>>(
 fn add<'data, R: ReadRef<'data>>(
     file: &ElfFile64<'data, Endianness, R>,
     places: &mut Vec<Place>,
-    library: Library,
+    (library, does): (Library, Does),
     address: u64,
 ) {
     let Some(offset) = offset(file, address) else { return };
-    let place = Place { library, offset, handshake: None };
+    let place = Place { library, does, offset, handshake: None };
     if places.len() < MAX_PLACES && !places.contains(&place) {
         places.push(place);
     }
 }
 
-/// Whose function is it?
-fn library(name: &[u8]) -> Option<Library> {
+/// Whose function is it, and what does it do?
+fn function(name: &[u8]) -> Option<(Library, Does)> {
     match name {
-        b"SSL_write" | b"SSL_write_ex" => Some(Library::OpenSsl),
-        b"gnutls_record_send" => Some(Library::GnuTls),
-        GO_WRITE => Some(Library::Go),
+        b"SSL_write" | b"SSL_write_ex" => Some((Library::OpenSsl, Does::Write)),
+        b"SSL_free" => Some((Library::OpenSsl, Does::End)),
+        b"gnutls_record_send" => Some((Library::GnuTls, Does::Write)),
+        b"gnutls_deinit" => Some((Library::GnuTls, Does::End)),
+        GO_WRITE => Some((Library::Go, Does::Write)),
+        GO_CLOSE => Some((Library::Go, Does::End)),
         name if name.starts_with(b"_ZN") || name.starts_with(b"_R") => {
             let name = std::str::from_utf8(name).ok().filter(|name| name.contains("rustls"))?;
             // `<rustls::conn::ConnectionCommon<T> as rustls::conn::connection::PlaintextSink>::write`: `Writer` calls it
             // by a table, so that it is there however much is inlined.
             let is_write =
                 name.contains("PlaintextSink$GT$5write17h") || name.contains("13PlaintextSink5write");
-            is_write.then_some(Library::Rustls)
+            is_write.then_some((Library::Rustls, Does::Write))
         }
         _ => None,
     }
 }
 
 const GO_WRITE: &[u8] = b"crypto/tls.(*Conn).Write";
+const GO_CLOSE: &[u8] = b"crypto/tls.(*Conn).Close";
 
 /// Where in the file an address of code lies.
 fn offset<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>, address: u64) -> Option<u64> {
@@ -171,8 +192,11 @@ fn has_register_arguments<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endi
     })
 }
 
-/// The address of [`GO_WRITE`] by Go's own table of functions, which stripping leaves (`runtime/symtab.go`, `pcHeader`).
-fn go_function<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>) -> Option<u64> {
+/// The address of a function by Go's own table of them, which stripping leaves (`runtime/symtab.go`, `pcHeader`).
+fn go_function<'data, R: ReadRef<'data>>(
+    file: &ElfFile64<'data, Endianness, R>,
+    wanted: &[u8],
+) -> Option<u64> {
     /// Go 1.18 and 1.20.
     const MAGIC: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
     let section =
@@ -199,7 +223,7 @@ fn go_function<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>)
         let entry = functions.checked_add(index.checked_mul(8)?)?;
         let function = functions.checked_add(word(entry + 4)? as usize)?;
         let name = names.get(word(function + 4)? as usize..)?;
-        let is_wanted = name.get(..=GO_WRITE.len())?.strip_suffix(&[0]) == Some(GO_WRITE);
+        let is_wanted = name.get(..=wanted.len())?.strip_suffix(&[0]) == Some(wanted);
         is_wanted.then(|| text.checked_add(u64::from(word(entry).unwrap_or(0)))).flatten()
     })
 }
@@ -211,15 +235,16 @@ mod tests {
     #[test]
     fn functions_are_known_by_their_symbols() {
         for (name, wanted) in [
-            ("SSL_write", Some(Library::OpenSsl)),
-            ("SSL_write_ex", Some(Library::OpenSsl)),
+            ("SSL_write", Some((Library::OpenSsl, Does::Write))),
+            ("SSL_write_ex", Some((Library::OpenSsl, Does::Write))),
+            ("SSL_free", Some((Library::OpenSsl, Does::End))),
             ("SSL_write_early_data", None),
-            ("gnutls_record_send", Some(Library::GnuTls)),
-            ("crypto/tls.(*Conn).Write", Some(Library::Go)),
+            ("gnutls_record_send", Some((Library::GnuTls, Does::Write))),
+            ("crypto/tls.(*Conn).Write", Some((Library::Go, Does::Write))),
             ("crypto/tls.(*Conn).Write.func1", None),
             (
                 "_ZN104_$LT$rustls..conn..ConnectionCommon$LT$T$GT$$u20$as$u20$rustls..conn..connection..PlaintextSink$GT$5write17h0123456789abcdefE",
-                Some(Library::Rustls),
+                Some((Library::Rustls, Does::Write)),
             ),
             (
                 "_ZN104_$LT$rustls..conn..ConnectionCommon$LT$T$GT$$u20$as$u20$rustls..conn..connection..PlaintextSink$GT$14write_vectored17h0123456789abcdefE",
@@ -227,7 +252,7 @@ mod tests {
             ),
             ("_ZN6rustls4conn6Writer5flush17h0123456789abcdefE", None),
         ] {
-            assert_eq!(library(name.as_bytes()), wanted, "{name}");
+            assert_eq!(function(name.as_bytes()), wanted, "{name}");
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::child::{self, ExamineError};
-use super::elf::{Library, Place};
+use super::elf::{Does, Library, Place};
 use super::files::{self, FileId, OpenError};
 use super::mappings::{self, Mapping};
 use super::registry::{Next, State, Why};
@@ -148,7 +148,7 @@ impl Finder {
                 }
                 _ = ticks.tick() => {
                     self.look_at_containers(&mut inotify, &mut watched);
-                    self.sweep();
+                    self.sweep().await;
                     if sweeps % SWEEPS_PER_SCAN == 0 {
                         self.scan();
                     }
@@ -262,12 +262,13 @@ impl Finder {
         }
     }
 
-    fn sweep(&mut self) {
+    /// Forgets what is over. Probes are gone before any file is looked at again: in one that comes back at once there would be two.
+    async fn sweep(&mut self) {
         let endpoints: HashSet<u64> = self.pods.values().copied().collect();
         let dropped =
             self.observer.registry().sweep(Instant::now(), is_populated, |id| endpoints.contains(&id));
         if !dropped.is_empty() {
-            drop(tokio::task::spawn_blocking(move || drop(dropped)));
+            drop(tokio::task::spawn_blocking(move || drop(dropped)).await);
         }
         self.queues.retain(|endpoint, queue| endpoints.contains(endpoint) && !queue.is_empty());
         self.told.retain(|endpoint| endpoints.contains(endpoint));
@@ -370,12 +371,14 @@ impl Finder {
         self.jobs.spawn_blocking(move || {
             let mut probes = Vec::new();
             let mut libraries = BTreeSet::new();
-            for Place { library, offset, handshake } in places {
-                let what = match library {
-                    Library::OpenSsl => Probed::OpenSsl,
-                    Library::GnuTls => Probed::GnuTls,
-                    Library::Go => Probed::Go,
-                    Library::Rustls => Probed::Rustls,
+            for Place { library, does, offset, handshake } in places {
+                let what = match (library, does) {
+                    (Library::Go, Does::End) => Probed::GoEnd,
+                    (_, Does::End) => Probed::End,
+                    (Library::OpenSsl, Does::Write) => Probed::OpenSsl,
+                    (Library::GnuTls, Does::Write) => Probed::GnuTls,
+                    (Library::Go, Does::Write) => Probed::Go,
+                    (Library::Rustls, Does::Write) => Probed::Rustls,
                 };
                 match observer.uprobes().attach(what, opened.file.as_fd(), offset, handshake) {
                     Ok(probe) => probes.push(probe),

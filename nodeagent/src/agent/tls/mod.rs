@@ -31,6 +31,7 @@ mod mappings;
 mod processes;
 mod pump;
 mod registry;
+mod stream;
 mod uses;
 
 pub(super) use pump::Pump;

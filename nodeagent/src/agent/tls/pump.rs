@@ -1,18 +1,18 @@
 //! From the probes' ring buffer to events.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_abi::{ConnectionKey, PlaintextHeader, written};
-use sluice_requests::{Connection, Request, Seen};
+use sluice_abi::{ConnectionKey, PlaintextHeader};
+use sluice_requests::{Request, Seen};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::Observer;
 use super::bind::Destination;
+use super::stream::{Stream, begins};
 use crate::agent::Shared;
 use crate::agent::drain::Stop;
 use crate::agent::events::Describer;
@@ -30,22 +30,9 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A connection that is read.
 struct Read {
-    reader: Connection,
-    /// How many bytes were written so far.
-    position: u64,
+    stream: Stream,
     held: usize,
     last: u64,
-    /// The last write, if it was made while hands were shaken: its length, and a sum of its first record.
-    early: Option<(u32, u64)>,
-    /// The number of a write that repeats the one before it, and is not read.
-    repeated: u32,
-}
-
-/// A sum that tells what was written from something else.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
 }
 
 /// A request whose destination is not known yet.
@@ -120,49 +107,21 @@ impl Pump {
         self.records += 1;
         self.observer.connections().seen(header.pid);
         let key = ConnectionKey { connection: header.connection, pid: header.pid, pad: 0 };
-        let begins = header.write == 1 && header.offset == 0;
-        if begins {
+        if begins(header) {
             // The address of one that has ended, which was given to another.
             self.forget(key);
         }
         if !self.connections.contains_key(&key) {
             self.make_room();
-            let asked = Arc::clone(&self.observer.asked);
-            let reader = if begins { Connection::new(asked) } else { Connection::met(asked) };
-            let position = header.position + u64::from(header.offset);
-            self.connections
-                .insert(key, Read { reader, position, held: 0, last: 0, early: None, repeated: 0 });
+            let stream = Stream::new(header, Arc::clone(&self.observer.asked));
+            self.connections.insert(key, Read { stream, held: 0, last: 0 });
         }
         let Some(read) = self.connections.get_mut(&key) else { return };
-        let at = header.position + u64::from(header.offset);
-        if header.offset == 0 {
-            let this = (header.total, sum(bytes));
-            // The one before it surely failed if hands are still shaken. Else it may have ended that, and been sent: then
-            // this is a retry if it comes out of the same buffer, as OpenSSL asks for, and otherwise the next request.
-            let may_repeat = header.flags & (written::HANDSHAKE | written::SAME_BUFFER) != 0;
-            if may_repeat && read.early == Some(this) {
-                read.repeated = header.write;
-            }
-            read.early = (header.flags & written::HANDSHAKE != 0).then_some(this);
-        }
-        if read.repeated == header.write {
-            read.position = header.position + u64::from(header.total);
-            return;
-        }
-        let mut seen = Vec::new();
-        if at > read.position {
-            // Records that were lost, or not given.
-            seen.extend(read.reader.write(&[], at - read.position));
-        }
-        let is_last = header.offset + header.length >= header.copied;
-        let end = if is_last { header.total } else { header.offset + header.length };
-        let missing = end.saturating_sub(header.offset + header.length);
-        seen.extend(read.reader.write(bytes, missing.into()));
-        read.position = header.position + u64::from(end);
-        let held = read.reader.held();
+        let seen = read.stream.read(header, bytes);
+        let held = read.stream.held();
         self.held = self.held + held - read.held;
         (read.held, read.last) = (held, self.records);
-        let is_over = read.reader.is_over();
+        let is_over = read.stream.is_over();
         for seen in seen {
             match seen {
                 Seen::Request(request) => self.found(header, request),
