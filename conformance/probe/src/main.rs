@@ -11,6 +11,7 @@ use std::time::Duration;
 mod attempt;
 mod escape;
 mod flood;
+mod map;
 mod pause;
 mod serve;
 mod streams;
@@ -26,6 +27,7 @@ const USAGE: &str = "usage: sluice-probe COMMAND [--OPTION VALUE]...
   serve --tcp P --udp P     answer whatever comes in
   streams --flows 'PROTO/IP...' --port P [--pace-ms MS]   send without end, by tcp and udp
   tries --file F            try each flow of a file once
+  map --directory D [--seconds S]   map every file below it as a library, and hold them
   connect --to IP --port P --proto tcp|udp|icmp [--count N] [--timeout-ms MS]
   escape NAME --tag N --own4 IP --own6 IP --neighbour4 IP --neighbour6 IP --allowed4 IP --allowed6 IP
          --forbidden4 IP --forbidden6 IP [--directory D] [--seconds S]";
@@ -103,6 +105,10 @@ fn run() -> Result<(), String> {
             streams::run(&options.need::<String>("flows")?, options.need("port")?, pace)?;
         }
         "tries" => tries::run(&options.need::<std::path::PathBuf>("file")?)?,
+        "map" => {
+            let lasting = Duration::from_secs_f64(options.get("seconds")?.unwrap_or(0.0));
+            map::run(&options.need::<std::path::PathBuf>("directory")?, lasting)?;
+        }
         "connect" => attempt::run(&attempt::Attempt {
             to: options.need("to")?,
             port: options.get("port")?.unwrap_or(0),

@@ -3,3 +3,4 @@
 pub mod add;
 pub mod datapath;
 mod ratio;
+pub mod requests;

@@ -3,7 +3,9 @@
 use sluice_abi::{MAX_NAME, NAME_SIZE, NameBytes};
 
 use crate::Unreadable;
-use crate::bits::{Room, get, if_not_in_label, if_zero, keep, load_word, lower, put, select, sign, store_word};
+use crate::bits::{
+    Room, get, if_not_in_label, if_zero, keep, load_word, lower, put, select, sign, store_word,
+};
 
 /// Where in the room the first byte of a name comes to lie, which is the last of its reversed form.
 const FIRST: usize = 255;

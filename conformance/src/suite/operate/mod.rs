@@ -17,7 +17,7 @@ use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions, bin
 
 mod counts;
 mod follow;
-mod http;
+pub(in crate::suite) mod http;
 mod ready;
 mod settings;
 mod stop;
