@@ -199,11 +199,16 @@ async fn measure(
     Ok(Measure { took: took.as_secs_f64(), most: load.most(&errors)?, cpu })
 }
 
-/// CPU seconds of a process so far.
+/// CPU seconds of a process's threads so far.
 fn cpu(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    let on_cpu = stat.split(' ').next().context("schedstat is empty")?;
-    Ok(Duration::from_nanos(on_cpu.parse()?).as_secs_f64())
+    let mut sum = Duration::ZERO;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end meanwhile.
+        let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        let on_cpu = text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0);
+        sum += Duration::from_nanos(on_cpu);
+    }
+    Ok(sum.as_secs_f64())
 }
 
 fn tell(report: &mut Report, load: Load, rounds: &[Round], requests: u32) -> Result<()> {
