@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::agent::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, Format};
+use crate::agent::{self, DEFAULT_BPFFS, DEFAULT_RUN_DIR, Format};
 use crate::commands::agent::AgentArgs;
 use crate::commands::dns::DnsArgs;
 use crate::commands::observe::ObserveArgs;
@@ -68,6 +68,9 @@ enum Command {
     ///
     /// Touches nothing of a running agent.
     BenchDatapath(BenchDatapathArgs),
+    /// Read an ELF file on standard input, without any rights: for the agent.
+    #[command(name = agent::tls::child::COMMAND, hide = true)]
+    ElfSymbols,
     /// Print a completion script.
     Completions {
         /// For which shell.
@@ -173,6 +176,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             };
             selftest::bench::print(&options).map(|()| ExitCode::SUCCESS)
         }
+        Command::ElfSymbols => agent::tls::child::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

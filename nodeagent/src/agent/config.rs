@@ -116,6 +116,11 @@ pub struct Settings {
     #[arg(long, env = "SLUICE_EXCLUDE_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
     #[serde(rename = "events", with = "events", default)]
     exclude_networks: Option<Vec<Network>>,
+    /// Show the requests that pods make over TLS, by probes in the libraries that they encrypt with [default: on].
+    ///
+    /// Off: no process is probed, and no file of a pod is read.
+    #[arg(long, env = "SLUICE_REQUESTS", value_enum)]
+    requests: Option<Switch>,
 }
 
 impl Settings {
@@ -164,6 +169,7 @@ impl Settings {
             metrics_address: self.metrics_address.or(file.metrics_address),
             log: self.log.or(file.log),
             exclude_networks: self.exclude_networks.or(file.exclude_networks),
+            requests: self.requests.or(file.requests),
         }
     }
 
@@ -188,6 +194,7 @@ impl Settings {
             metrics_address: Some(Listen::At(DEFAULT_METRICS)),
             log: Some(DEFAULT_LOG.to_owned()),
             exclude_networks: Some(Vec::new()),
+            requests: Some(Switch::On),
             ..Self::default()
         })
     }
@@ -214,6 +221,7 @@ impl Settings {
                 Some(Listen::Nowhere) | None => None,
             },
             exclude_networks: all.exclude_networks.unwrap_or_default(),
+            requests: all.requests != Some(Switch::Off),
         };
         Ok((options, log))
     }
@@ -254,6 +262,16 @@ impl From<PostureSetting> for Posture {
             PostureSetting::Enforce => Self::Enforce,
         }
     }
+}
+
+/// `requests`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// `metricsAddress`.

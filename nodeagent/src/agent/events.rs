@@ -18,6 +18,7 @@ use super::store::Record;
 use crate::datapath::{Event, address_from};
 
 mod names;
+mod requests;
 
 /// The version of [`Line`].
 pub const SCHEMA: u32 = 1;
@@ -36,6 +37,8 @@ pub enum Kind {
     Tls,
     /// The first payload of an HTTP flow did.
     Http,
+    /// A request over TLS, as the application handed it to its library.
+    Https,
 }
 
 /// What was done.
@@ -64,6 +67,8 @@ pub enum Hook {
     Ingress,
     /// At the host's end of the pod's link.
     Wire,
+    /// In the process's TLS library.
+    Library,
 }
 
 /// The pod's class of service, as its cgroup tells.
@@ -79,7 +84,8 @@ pub enum Qos {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http];
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http, Self::Https];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -89,6 +95,7 @@ impl Kind {
             Self::Dns => "dns",
             Self::Tls => "tls",
             Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }
@@ -118,7 +125,8 @@ impl Action {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire];
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire, Self::Library];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -128,6 +136,7 @@ impl Hook {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
             Self::Wire => "wire",
+            Self::Library => "library",
         }
     }
 }
@@ -161,6 +170,10 @@ pub struct Line {
     pub dns_code: Option<String>,
     /// The first addresses of a resolver's answer.
     pub answers: Option<Vec<IpAddr>>,
+    /// The method of a request.
+    pub method: Option<String>,
+    /// Its path, without the query.
+    pub path: Option<String>,
     /// The process, where it is known.
     pub pid: Option<u32>,
     /// Its command name.
@@ -241,6 +254,8 @@ impl Describer {
             dns_type: None,
             dns_code: None,
             answers: None,
+            method: None,
+            path: None,
             pid: (event.pid != 0).then_some(event.pid),
             comm: (event.pid != 0).then(|| text(&event.comm)),
             action: done,
@@ -314,6 +329,9 @@ impl Line {
         }
         if let Some(domain) = &self.domain {
             write!(f, " {domain}")?;
+        }
+        if let (Some(method), Some(path)) = (&self.method, &self.path) {
+            write!(f, " {method} {path}")?;
         }
         write!(f, " {faint}({}){faint:#}", self.reason)?;
         if self.repeats > 0 {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -55,11 +56,40 @@ fn print(lines: &Receiver<Arc<Line>>, format: Format) {
     }
 }
 
+/// Where lines go: to standard output, to observers, into the metrics.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    pub(super) shared: Arc<Shared>,
+    pub(super) lines: SyncSender<Arc<Line>>,
+    /// How many in a row were not printed.
+    lost: Arc<AtomicU64>,
+}
+
+impl Outlet {
+    pub(super) fn new(shared: Arc<Shared>, lines: SyncSender<Arc<Line>>) -> Self {
+        Self { shared, lines, lost: Arc::default() }
+    }
+
+    pub(super) fn tell(&self, line: Arc<Line>) {
+        if self.lines.try_send(Arc::clone(&line)).is_ok() {
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                tracing::warn!(lost, "events were not printed: the reader of standard output is too slow");
+            }
+        } else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.shared.metrics.lost(LostAt::Stdout, 1);
+        }
+        let fate = self.shared.hub.publish(Arc::clone(&line));
+        self.shared.metrics.event(&line, fate);
+    }
+}
+
 /// Where events go.
 pub(super) struct Pump {
     pub(super) shared: Arc<Shared>,
     pub(super) describer: Describer,
-    pub(super) lines: SyncSender<Arc<Line>>,
+    pub(super) outlet: Outlet,
     /// Destinations that are not told of.
     pub(super) excluded: Vec<Network>,
 }
@@ -69,22 +99,21 @@ impl Pump {
     pub(super) async fn run(self, events: Events, mut stop: Stop) -> anyhow::Result<()> {
         // SAFETY: the ring buffer owns its descriptor and keeps it open and unchanged until it is dropped.
         let mut events = unsafe { AsyncFd::register(events)? };
-        let mut lost = 0;
         loop {
             let mut ready = tokio::select! {
                 ready = events.readable_mut() => ready?,
                 () = stop.told() => break,
             };
-            lost = self.drain(ready.get_inner_mut(), lost);
+            self.drain(ready.get_inner_mut());
             ready.clear_ready();
         }
-        self.drain(events.get_mut(), lost);
+        self.drain(events.get_mut());
         self.shared.hub.close();
         Ok(())
     }
 
-    /// Empties the ring buffer. Says how many lines in a row were not printed.
-    fn drain(&self, ring: &mut Events, mut lost: u64) -> u64 {
+    /// Empties the ring buffer.
+    fn drain(&self, ring: &mut Events) {
         while let Some(item) = ring.next() {
             let Some(event) = read_event(&item) else { continue };
             drop(item);
@@ -108,23 +137,10 @@ impl Pump {
             }
             let line = Arc::new(self.describer.describe(&event, &node));
             drop(node);
-            match self.lines.try_send(Arc::clone(&line)) {
-                Ok(()) if lost > 0 => {
-                    tracing::warn!(
-                        lost,
-                        "events were not printed: the reader of standard output is too slow"
-                    );
-                    lost = 0;
-                }
-                Ok(()) => {}
-                Err(_) => {
-                    lost += 1;
-                    self.shared.metrics.lost(LostAt::Stdout, 1);
-                }
+            if let Some(requests) = &self.shared.requests {
+                requests.note(&line);
             }
-            let fate = self.shared.hub.publish(Arc::clone(&line));
-            self.shared.metrics.event(&line, fate);
+            self.outlet.tell(line);
         }
-        lost
     }
 }

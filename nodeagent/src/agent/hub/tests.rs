@@ -27,6 +27,8 @@ fn line(namespace: &str, name: &str, action: Action) -> Line {
         dns_type: None,
         dns_code: None,
         answers: None,
+        method: None,
+        path: None,
         pid: None,
         comm: None,
         action,

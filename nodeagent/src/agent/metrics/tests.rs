@@ -36,6 +36,8 @@ fn line(number: u32) -> Line {
         dns_type: None,
         dns_code: None,
         answers: None,
+        method: None,
+        path: None,
         pid: Some(number),
         comm: Some(format!("command-{number}")),
         action: Action::Deny,

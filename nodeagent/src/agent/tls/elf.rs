@@ -1,0 +1,167 @@
+//! Where in an ELF file applications hand over what is to be encrypted.
+//!
+//! The file may be anybody's: this runs in a process that has no rights, see [`super::child`].
+
+use object::elf::{PF_X, PT_LOAD};
+use object::read::elf::{ElfFile64, ProgramHeader};
+use object::{Endianness, Object, ObjectSection, ObjectSymbol, ReadRef};
+use serde::{Deserialize, Serialize};
+
+/// Functions that are probed in one file. Generic code may be there several times.
+const MAX_PLACES: usize = 16;
+
+/// A TLS library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Library {
+    /// OpenSSL and what was made from it.
+    OpenSsl,
+    /// GnuTLS.
+    GnuTls,
+    /// Go's `crypto/tls`.
+    Go,
+    /// rustls.
+    Rustls,
+}
+
+impl Library {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::OpenSsl, Self::GnuTls, Self::Go, Self::Rustls];
+
+    /// As people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenSsl => "openssl",
+            Self::GnuTls => "gnutls",
+            Self::Go => "go",
+            Self::Rustls => "rustls",
+        }
+    }
+}
+
+/// A function to be probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Of which library.
+    pub library: Library,
+    /// Where in the file its code begins.
+    pub offset: u64,
+}
+
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ElfError {
+    /// Not ELF, not of 64 bits, or its headers contradict themselves.
+    #[error("no ELF file that can be read: {0}")]
+    Form(#[from] object::Error),
+    /// Its arguments are where the probes do not look.
+    #[error("built by Go before 1.18")]
+    OldGo,
+}
+
+/// The functions of a file that are to be probed; none if it has none.
+pub fn places<'data, R: ReadRef<'data>>(data: R) -> Result<Vec<Place>, ElfError> {
+    let file = ElfFile64::<Endianness, R>::parse(data)?;
+    let mut places = Vec::new();
+    let mut has_go = false;
+    for symbol in file.dynamic_symbols().chain(file.symbols()) {
+        if !symbol.is_definition() || symbol.kind() != object::SymbolKind::Text {
+            continue;
+        }
+        let Some(library) = symbol.name_bytes().ok().and_then(library) else { continue };
+        if library == Library::Go {
+            has_go = true;
+        }
+        add(&file, &mut places, library, symbol.address());
+    }
+    if file.section_by_name(".go.buildinfo").is_some() {
+        if !has_go && let Some(address) = go_function(&file) {
+            has_go = true;
+            add(&file, &mut places, Library::Go, address);
+        }
+        if has_go && !has_register_arguments(&file) {
+            return Err(ElfError::OldGo);
+        }
+    }
+    Ok(places)
+}
+
+fn add<'data, R: ReadRef<'data>>(
+    file: &ElfFile64<'data, Endianness, R>,
+    places: &mut Vec<Place>,
+    library: Library,
+    address: u64,
+) {
+    let Some(offset) = offset(file, address) else { return };
+    let place = Place { library, offset };
+    if places.len() < MAX_PLACES && !places.contains(&place) {
+        places.push(place);
+    }
+}
+
+/// Whose function is it?
+fn library(name: &[u8]) -> Option<Library> {
+    match name {
+        b"SSL_write" | b"SSL_write_ex" => Some(Library::OpenSsl),
+        b"gnutls_record_send" => Some(Library::GnuTls),
+        GO_WRITE => Some(Library::Go),
+        name if name.starts_with(b"_ZN") || name.starts_with(b"_R") => {
+            let name = std::str::from_utf8(name).ok().filter(|name| name.contains("rustls"))?;
+            // `<rustls::conn::ConnectionCommon<T> as rustls::conn::connection::PlaintextSink>::write`: `Writer` calls it
+            // by a table, so that it is there however much is inlined.
+            let is_write = name.contains("PlaintextSink$GT$5write17h") || name.contains("13PlaintextSink5write");
+            is_write.then_some(Library::Rustls)
+        }
+        _ => None,
+    }
+}
+
+const GO_WRITE: &[u8] = b"crypto/tls.(*Conn).Write";
+
+/// Where in the file an address of code lies.
+fn offset<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>, address: u64) -> Option<u64> {
+    let endian = file.endian();
+    let length = file.data().len().ok()?;
+    file.elf_program_headers().iter().find_map(|segment| {
+        let from = segment.p_vaddr(endian);
+        let is_code = segment.p_type(endian) == PT_LOAD && segment.p_flags(endian) & PF_X != 0;
+        let into = address.checked_sub(from).filter(|into| is_code && *into < segment.p_filesz(endian))?;
+        into.checked_add(segment.p_offset(endian)).filter(|offset| *offset < length)
+    })
+}
+
+/// Was this built by a Go that hands over arguments in registers? Go writes its version into the file in this form since
+/// 1.18 (`debug/buildinfo`).
+fn has_register_arguments<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>) -> bool {
+    const INLINE: u8 = 2;
+    let info = file.section_by_name(".go.buildinfo").and_then(|section| section.data().ok());
+    info.is_some_and(|info| info.starts_with(b"\xff Go buildinf:") && info.get(15).is_some_and(|flags| flags & INLINE != 0))
+}
+
+/// The address of [`GO_WRITE`] by Go's own table of functions, which stripping leaves (`runtime/symtab.go`, `pcHeader`).
+fn go_function<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>) -> Option<u64> {
+    /// Go 1.18 and 1.20.
+    const MAGIC: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
+    let section = [".gopclntab", ".data.rel.ro.gopclntab"].into_iter().find_map(|name| file.section_by_name(name))?;
+    let table = section.data().ok()?;
+    let word = |at: usize| Some(u32::from_le_bytes(*table.get(at..)?.first_chunk()?));
+    let long = |at: usize| {
+        table.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).and_then(|long| usize::try_from(long).ok())
+    };
+    if !MAGIC.contains(&word(0)?) || *table.get(7)? != 8 {
+        return None;
+    }
+    let (count, names, functions) = (long(8)?, table.get(long(32)?..)?, long(64)?);
+    // Not filled in where the program may be loaded anywhere.
+    let text = match long(24)? as u64 {
+        0 => file.section_by_name(".text")?.address(),
+        text => text,
+    };
+    (0..count).find_map(|index| {
+        let entry = functions.checked_add(index.checked_mul(8)?)?;
+        let function = functions.checked_add(word(entry + 4)? as usize)?;
+        let name = names.get(word(function + 4)? as usize..)?;
+        let is_wanted = name.get(..=GO_WRITE.len())?.strip_suffix(&[0]) == Some(GO_WRITE);
+        is_wanted.then(|| text.checked_add(u64::from(word(entry).unwrap_or(0)))).flatten()
+    })
+}

@@ -1,0 +1,300 @@
+//! Which files are known, who uses them, and how many one pod may have looked at.
+//!
+//! ```text
+//! container ──► the files that its processes map ──► file: probed, without TLS, or refused
+//! pod ──► how many files it may still have looked at
+//! ```
+//!
+//! A pod chooses its files. So what it costs is bounded for each: one that maps 10,000 copies of a library spends its own
+//! share, and no other's.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::elf::Library;
+use super::files::FileId;
+use crate::datapath::Probe;
+
+/// Files of one pod that are looked at in all.
+const FILES: usize = 1024;
+/// Files that one pod may have looked at at once, and how many more in a second.
+const BURST: f64 = 64.0;
+const PER_SECOND: f64 = 4.0;
+/// Files of one pod that are probed, unless configured.
+pub(super) const PROBED_OF_POD: usize = 32;
+/// Files of the node that are probed.
+const PROBED: usize = 1024;
+/// A file that nobody uses is probed for so long on: the next container may use it.
+const KEPT: Duration = Duration::from_secs(15);
+
+/// Why a file is not probed though it may hold a TLS library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    /// Its file system can hang whoever reads it.
+    Untrusted,
+    /// No regular file.
+    NotRegular,
+    /// It cannot be opened.
+    Unreadable,
+    /// Reading it took too long.
+    Deadline,
+    /// Reading it took too much, or ended the reader.
+    Faulty,
+    /// No ELF file.
+    NoElf,
+    /// Built by a Go that is too old.
+    OldGo,
+    /// The kernel refused the probe.
+    Attach,
+    /// The pod has too many files.
+    PodLimit,
+    /// The node has too many.
+    NodeLimit,
+}
+
+impl Why {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Untrusted,
+        Self::NotRegular,
+        Self::Unreadable,
+        Self::Deadline,
+        Self::Faulty,
+        Self::NoElf,
+        Self::OldGo,
+        Self::Attach,
+        Self::PodLimit,
+        Self::NodeLimit,
+    ];
+
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Untrusted => "untrusted_file_system",
+            Self::NotRegular => "not_regular",
+            Self::Unreadable => "unreadable",
+            Self::Deadline => "deadline",
+            Self::Faulty => "faulty",
+            Self::NoElf => "no_elf",
+            Self::OldGo => "old_go",
+            Self::Attach => "attach",
+            Self::PodLimit => "pod_limit",
+            Self::NodeLimit => "node_limit",
+        }
+    }
+}
+
+/// What is known of a file.
+pub(super) enum State {
+    /// It is being read.
+    Examined,
+    /// It holds no TLS library.
+    Plain,
+    /// It is probed.
+    Probed(BTreeSet<Library>, Vec<Probe>),
+    /// It is not, and why in words.
+    Refused(Why, String),
+}
+
+struct Known {
+    state: State,
+    users: BTreeSet<PathBuf>,
+    unused_since: Option<Instant>,
+}
+
+struct Container {
+    endpoint: u64,
+    seen: HashMap<(u64, u64), Seen>,
+}
+
+enum Seen {
+    File(FileId),
+    Refused(State),
+}
+
+#[derive(Debug)]
+struct Share {
+    left: f64,
+    since: Instant,
+    files: usize,
+}
+
+/// Files that need no second look, as mappings show them: asked for each mapping of code on the node.
+#[derive(Clone, Default)]
+pub(super) struct Settled(Arc<Mutex<HashSet<(u64, u64)>>>);
+
+impl Settled {
+    pub(super) fn has(&self, file: (u64, u64)) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&file)
+    }
+
+    fn change(&self, how: impl FnOnce(&mut HashSet<(u64, u64)>)) {
+        how(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The state of the discovery.
+#[derive(Default)]
+pub(super) struct Registry {
+    containers: HashMap<PathBuf, Container>,
+    files: HashMap<FileId, Known>,
+    shares: HashMap<u64, Share>,
+    refusals: HashMap<Why, u64>,
+    pub(super) settled: Settled,
+}
+
+/// What is to be done with a file that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It is known.
+    Nothing,
+    /// It is to be read.
+    Examine,
+}
+
+impl Registry {
+    /// Was this file of this container seen before?
+    pub(super) fn has_seen(&self, container: &Path, file: (u64, u64)) -> bool {
+        self.containers.get(container).is_some_and(|container| container.seen.contains_key(&file))
+    }
+
+    /// Takes one look out of a pod's share.
+    pub(super) fn take(&mut self, endpoint: u64, now: Instant) -> bool {
+        let share =
+            self.shares.entry(endpoint).or_insert(Share { left: BURST, since: now, files: 0 });
+        let grown = now.saturating_duration_since(share.since).as_secs_f64() * PER_SECOND;
+        (share.left, share.since) = ((share.left + grown).min(BURST), now);
+        let may = share.left >= 1.0 && share.files < FILES;
+        if may {
+            share.left -= 1.0;
+            share.files += 1;
+        } else {
+            self.refuse(Why::PodLimit);
+        }
+        may
+    }
+
+    /// Counts a file that is not probed.
+    pub(super) fn refuse(&mut self, why: Why) {
+        *self.refusals.entry(why).or_default() += 1;
+    }
+
+    /// How many were not, by reason.
+    pub(super) fn refused(&self, why: Why) -> u64 {
+        self.refusals.get(&why).copied().unwrap_or(0)
+    }
+
+    /// A file of a container was opened: `seen` is how its mappings show it.
+    pub(super) fn enter(&mut self, container: &Path, endpoint: u64, seen: (u64, u64), file: FileId) -> Next {
+        self.see(container, endpoint, seen, Seen::File(file));
+        let mut next = Next::Nothing;
+        let known = self.files.entry(file).or_insert_with(|| {
+            next = Next::Examine;
+            Known { state: State::Examined, users: BTreeSet::new(), unused_since: None }
+        });
+        known.users.insert(container.to_owned());
+        known.unused_since = None;
+        next
+    }
+
+    /// A file of a container was not opened.
+    pub(super) fn enter_refused(
+        &mut self,
+        container: &Path,
+        endpoint: u64,
+        seen: (u64, u64),
+        why: Why,
+        error: String,
+    ) {
+        self.refuse(why);
+        self.see(container, endpoint, seen, Seen::Refused(State::Refused(why, error)));
+    }
+
+    fn see(&mut self, container: &Path, endpoint: u64, seen: (u64, u64), what: Seen) {
+        let entry = self
+            .containers
+            .entry(container.to_owned())
+            .or_insert_with(|| Container { endpoint, seen: HashMap::new() });
+        entry.seen.insert(seen, what);
+        self.settled.change(|settled| drop(settled.insert(seen)));
+    }
+
+    /// May another file of a pod be probed?
+    pub(super) fn has_room(&self, endpoint: u64, of_pod: usize) -> Result<(), Why> {
+        let is_probed = |known: &&Known| matches!(known.state, State::Probed(..));
+        if self.files.values().filter(is_probed).count() >= PROBED {
+            return Err(Why::NodeLimit);
+        }
+        let is_of_pod = |known: &&Known| {
+            known.users.iter().any(|user| self.containers.get(user).is_some_and(|of| of.endpoint == endpoint))
+        };
+        if self.files.values().filter(is_probed).filter(is_of_pod).count() >= of_pod {
+            return Err(Why::PodLimit);
+        }
+        Ok(())
+    }
+
+    /// What became of a file. Its probes are given back if nobody knows of it any more.
+    pub(super) fn settle(&mut self, file: FileId, state: State) -> Option<State> {
+        if let State::Refused(why, _) = state {
+            self.refuse(why);
+        }
+        match self.files.get_mut(&file) {
+            Some(known) => {
+                known.state = state;
+                None
+            }
+            None => Some(state),
+        }
+    }
+
+    /// What is known of a file of a container, as its mappings show it.
+    pub(super) fn state(&self, container: &Path, seen: (u64, u64)) -> Option<&State> {
+        match self.containers.get(container)?.seen.get(&seen)? {
+            Seen::File(file) => self.files.get(file).map(|known| &known.state),
+            Seen::Refused(state) => Some(state),
+        }
+    }
+
+    /// How many files are probed.
+    pub(super) fn probed(&self) -> usize {
+        self.files.values().filter(|known| matches!(known.state, State::Probed(..))).count()
+    }
+
+    /// Forgets containers that have ended, pods that are gone, and files that nobody has used for a while. Gives what is to be
+    /// dropped, which takes a moment.
+    pub(super) fn sweep(
+        &mut self,
+        now: Instant,
+        lives: impl Fn(&Path) -> bool,
+        is_endpoint: impl Fn(u64) -> bool,
+    ) -> Vec<State> {
+        let gone: Vec<PathBuf> =
+            self.containers.keys().filter(|container| !lives(container)).cloned().collect();
+        for path in gone {
+            let Some(container) = self.containers.remove(&path) else { continue };
+            self.settled.change(|settled| settled.retain(|seen| !container.seen.contains_key(seen)));
+            for seen in container.seen.values() {
+                if let Seen::File(file) = seen
+                    && let Some(known) = self.files.get_mut(file)
+                {
+                    known.users.remove(&path);
+                }
+            }
+        }
+        self.shares.retain(|endpoint, _| is_endpoint(*endpoint));
+        let mut dropped = Vec::new();
+        for known in self.files.values_mut() {
+            known.unused_since = if known.users.is_empty() { known.unused_since.or(Some(now)) } else { None };
+        }
+        let is_over = |known: &Known| known.unused_since.is_some_and(|since| now.saturating_duration_since(since) >= KEPT);
+        let over: Vec<FileId> =
+            self.files.iter().filter(|(_, known)| is_over(known)).map(|(file, _)| *file).collect();
+        for file in over {
+            dropped.extend(self.files.remove(&file).map(|known| known.state));
+        }
+        dropped
+    }
+}
