@@ -38,6 +38,17 @@ pub mod written {
     /// The write before it on this connection had the same buffer and length. A library that could not write yet is
     /// called so again, and so is one that is given the next request out of the same buffer.
     pub const SAME_BUFFER: u8 = 2;
+    /// The connection's handshake was not over when this was written. A library that does not wait has to refuse it then,
+    /// and is called again with the same.
+    pub const HANDSHAKE: u8 = 4;
+}
+
+/// A probe's cookie: its number below, and above it where its library's connections say whether their handshake goes on.
+pub mod cookie {
+    /// Bits of the number.
+    pub const SHIFT: u32 = 32;
+    /// Above: this, and the offset in the structure.
+    pub const HANDSHAKE: u64 = 1 << 31;
 }
 
 /// What comes before the bytes.

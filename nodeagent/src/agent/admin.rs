@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluice_abi::counter;
-use sluice_api::Refusal;
 use sluice_api::frame::{self, FrameError};
+use sluice_api::{Refusal, RefusalKind};
 use sluice_policy::PolicySet;
 
 use super::events::Line;
 use super::features::Feature;
-use super::hub::Observe;
+use super::hub::{Observe, PodName};
 use super::learned::LearnedName;
 use super::metrics::LostAt;
 use super::store::Record;
-use super::{Shared, observe, server};
+use super::tls::TlsUse;
+use super::{Shared, observe, server, tls};
 
 /// How long a command waits for the agent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,6 +44,8 @@ pub enum Question {
         /// Its name.
         name: String,
     },
+    /// Which processes of a pod, or of all, use which TLS library.
+    Tls(Option<PodName>),
 }
 
 /// What the agent answers.
@@ -61,6 +64,8 @@ pub enum Answer {
     End,
     /// To [`Question::Dns`].
     Dns(Vec<LearnedName>),
+    /// To [`Question::Tls`].
+    Tls(Vec<TlsUse>),
     /// The question was not taken.
     Refused(Refusal),
 }
@@ -171,6 +176,13 @@ pub(super) async fn converse(
     match server::receive::<Question>(&mut stream, &shared).await? {
         Ok(Question::Dns { namespace, name }) => {
             server::send(&mut stream, &super::learned::answer(&shared, &namespace, &name)).await
+        }
+        Ok(Question::Tls(pod)) => {
+            let looked = tokio::task::spawn_blocking(move || tls::answer(&shared, pod.as_ref())).await;
+            let answer = looked.unwrap_or_else(|error| {
+                Answer::Refused(Refusal { kind: RefusalKind::Failed, message: error.to_string() })
+            });
+            server::send(&mut stream, &answer).await
         }
         Ok(Question::Status) => match status(&shared) {
             Ok((status, pods)) => {

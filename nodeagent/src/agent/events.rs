@@ -84,8 +84,7 @@ pub enum Qos {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http, Self::Https];
+    pub const ALL: [Self; 6] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http, Self::Https];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {

@@ -20,6 +20,9 @@ use super::Shared;
 use super::admin;
 use super::events::{Action, Hook, Kind, Line};
 use super::hub::Fate;
+use tls::TlsMetrics;
+
+mod tls;
 
 /// Labels of a series: name and value.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -103,6 +106,7 @@ pub struct Metrics {
     map_capacity: Gauges<1>,
     observers: Gauge,
     ready: Gauge,
+    tls: TlsMetrics,
     /// A label of decisions. The kernel counts on when an agent with another posture comes: it is the posture of now.
     posture: &'static str,
 }
@@ -134,9 +138,11 @@ impl Metrics {
             map_capacity: Gauges::default(),
             observers: Gauge::default(),
             ready: Gauge::default(),
+            tls: TlsMetrics::default(),
             posture,
         };
         metrics.register(started);
+        metrics.tls.register(&mut metrics.registry);
         metrics.begin(maps);
         metrics
     }
@@ -393,6 +399,9 @@ impl Metrics {
             self.map_entries.get_or_create(&[("map", map)]).set(signed(entries));
         }
         drop(node);
+        if let Some(observer) = &shared.requests {
+            self.tls.look(&observer.counts()?);
+        }
         self.policy_errors.set(signed(shared.policy_errors().len()));
         self.observers.set(signed(shared.hub.observers()));
         self.ready.set(i64::from(shared.readiness.since().is_some()));

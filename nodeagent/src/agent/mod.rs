@@ -48,7 +48,7 @@ mod server;
 mod sockets;
 mod spool;
 pub mod store;
-pub(crate) mod tls;
+pub mod tls;
 pub mod trusted;
 mod unregistered;
 mod watch;

@@ -8,7 +8,7 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{Program, UProbe};
 use aya::{Ebpf, EbpfLoader};
-use sluice_abi::{ConnectionKey, ConnectionValue, PlaintextHeader, connection, plaintext_counter};
+use sluice_abi::{ConnectionKey, ConnectionValue, PlaintextHeader, connection, cookie, plaintext_counter};
 
 use super::{DatapathError, Place, install, map_error, take};
 
@@ -56,7 +56,7 @@ pub struct Uprobes {
     /// The kernel tells the probes' programs the ancestors of a process, and which probe they run for (Linux 5.15).
     has_ancestors: bool,
     /// How many probes there ever were: the number of the last one, by which its program knows it.
-    attached: u64,
+    attached: u32,
     object: Ebpf,
 }
 
@@ -99,19 +99,23 @@ impl Uprobes {
         Ok(())
     }
 
-    /// Puts a probe where a function begins, for all processes that map the file.
+    /// Puts a probe where a function begins, for all processes that map the file. `handshake`: where in the structure of a
+    /// connection a number says that its handshake goes on.
     pub fn attach(
         &mut self,
         what: Probed,
         file: BorrowedFd<'_>,
         offset: u64,
+        handshake: Option<u32>,
     ) -> Result<Probe, DatapathError> {
-        self.attached += 1;
+        self.attached = self.attached.wrapping_add(1);
+        let place = handshake.map_or(0, |offset| cookie::HANDSHAKE | u64::from(offset));
+        let cookie = place << cookie::SHIFT | u64::from(self.attached);
         let name = what.program();
         let program = program(&mut self.object, name)?;
         let point = UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(offset),
-            cookie: self.has_ancestors.then_some(self.attached),
+            cookie: self.has_ancestors.then_some(cookie),
         };
         // The file itself, whatever its path has become.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());

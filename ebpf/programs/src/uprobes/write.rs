@@ -12,7 +12,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::ProbeContext;
 use sluice_abi::{
     CHUNK, CHUNKS, ConnectionKey, ConnectionValue, CopyBudgetValue, GLIMPSE, PATIENCE, Plaintext,
-    PlaintextHeader, SHORT, ShortPlaintext, connection, plaintext_counter as counter, written,
+    PlaintextHeader, SHORT, ShortPlaintext, connection, cookie, plaintext_counter as counter, written,
 };
 
 use crate::has_ancestors;
@@ -49,7 +49,7 @@ pub fn try_write(ctx: &ProbeContext, write: &Write) -> Option<()> {
     let key = ConnectionKey { connection: write.connection, pid: (thread >> 32) as u32, pad: 0 };
     // SAFETY: reads a clock.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    let (stack, probe) = (stack_pointer(ctx), cookie(ctx));
+    let (stack, probe) = (stack_pointer(ctx), probe(ctx));
 
     let known = CONNECTIONS.get_ptr_mut(key);
     let mut before = ConnectionValue {
@@ -75,7 +75,7 @@ pub fn try_write(ctx: &ProbeContext, write: &Write) -> Option<()> {
     count(counter::WRITES);
 
     let mut first = [0_u8; METHOD];
-    let head = if length < METHOD as u32 { length } else { METHOD as u32 };
+    let head = bounded::<{ METHOD as u32 - 1 }>(if length < METHOD as u32 { length } else { METHOD as u32 });
     // SAFETY: the destination has room for `head` bytes; the helper checks the source.
     if unsafe { bpf_probe_read_user((&raw mut first).cast(), head, write.buffer as *const _) } != 0 {
         // It is counted as a write all the same, so that whoever reads knows that one is missing.
@@ -123,6 +123,10 @@ pub fn try_write(ctx: &ProbeContext, write: &Write) -> Option<()> {
         // The middle of a body, most likely.
         GLIMPSE
     };
+    let mut flags = if is_start { written::START } else { 0 };
+    if is_shaking_hands(write.connection, probe) {
+        flags |= written::HANDSHAKE;
+    }
     let same = before.writes > 0 && before.buffer == write.buffer && before.length == length;
     let header = PlaintextHeader {
         time_ns: now,
@@ -137,7 +141,7 @@ pub fn try_write(ctx: &ProbeContext, write: &Write) -> Option<()> {
         offset: 0,
         length: 0,
         library: write.library,
-        flags: if is_start { written::START } else { 0 } | if same { written::SAME_BUFFER } else { 0 },
+        flags: if same { flags | written::SAME_BUFFER } else { flags },
         pad: [0; 2],
         comm: [0; 16],
     };
@@ -262,9 +266,23 @@ fn is_request(first: &[u8; METHOD]) -> bool {
     false
 }
 
+/// Does the connection say that its handshake goes on? Only if its library's probe knows where it says so.
+#[inline(always)]
+fn is_shaking_hands(connection: u64, probe: u64) -> bool {
+    let place = probe >> cookie::SHIFT;
+    if place & cookie::HANDSHAKE == 0 {
+        return false;
+    }
+    let mut state = 0_u32;
+    let from = connection + (place & !cookie::HANDSHAKE);
+    // SAFETY: the destination is four bytes; the helper checks the source.
+    let read = unsafe { bpf_probe_read_user((&raw mut state).cast(), 4, from as *const _) };
+    read == 0 && state != 0
+}
+
 /// Which probe this is; 0 where that cannot be asked.
 #[inline(always)]
-fn cookie(ctx: &ProbeContext) -> u64 {
+fn probe(ctx: &ProbeContext) -> u64 {
     if has_ancestors() {
         // SAFETY: the context of this program.
         unsafe { bpf_get_attach_cookie(ctx.as_ptr()) }

@@ -27,7 +27,9 @@ impl Describer {
             pod: record.map(|record| self.pod(record, header.pid, node)),
             src: local.map(|(address, _)| address),
             sport: local.map(|(_, port)| port),
-            dst: destination.as_ref().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |destination| destination.address),
+            dst: destination
+                .as_ref()
+                .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |destination| destination.address),
             dport: destination.as_ref().map(|destination| destination.port),
             proto: "tcp".to_owned(),
             domain: request.host,

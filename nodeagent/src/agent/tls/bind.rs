@@ -28,11 +28,23 @@ struct Opened {
     domain: Option<String>,
 }
 
+#[derive(Default)]
+struct Process {
+    opened: VecDeque<Opened>,
+    /// TLS flows of it that no plain text was seen of so far.
+    silent: u64,
+    /// Plain text of it was seen.
+    is_seen: bool,
+}
+
 /// The connections that processes opened lately.
 #[derive(Default)]
 pub(super) struct Connections {
-    of_process: HashMap<u32, VecDeque<Opened>>,
+    of_process: HashMap<u32, Process>,
     order: VecDeque<u32>,
+    flows: u64,
+    /// TLS flows of processes that are forgotten, and of which no plain text was seen.
+    silent: u64,
 }
 
 impl Connections {
@@ -42,25 +54,44 @@ impl Connections {
         if !matches!(line.kind, Kind::Connect | Kind::Tls) || line.proto != "tcp" {
             return;
         }
+        let process = self.process(pid);
+        let is_silent = line.kind == Kind::Tls && !process.is_seen;
+        process.silent += u64::from(is_silent);
+        if process.opened.len() == OF_PROCESS {
+            process.opened.pop_front();
+        }
+        let to = Destination { address: line.dst, port, local: line.src.zip(line.sport) };
+        process.opened.push_back(Opened { to, domain: line.domain.clone() });
+        self.flows += u64::from(line.kind == Kind::Tls);
+    }
+
+    /// Plain text of a process was seen.
+    pub(super) fn seen(&mut self, pid: u32) {
+        let process = self.process(pid);
+        (process.is_seen, process.silent) = (true, 0);
+    }
+
+    /// How many TLS flows there were, and how many of processes of which no plain text was seen.
+    pub(super) fn flows(&self) -> (u64, u64) {
+        let silent: u64 = self.of_process.values().map(|process| process.silent).sum();
+        (self.flows, self.silent + silent)
+    }
+
+    fn process(&mut self, pid: u32) -> &mut Process {
         if !self.of_process.contains_key(&pid) {
             if self.order.len() == PROCESSES
                 && let Some(oldest) = self.order.pop_front()
             {
-                self.of_process.remove(&oldest);
+                self.silent += self.of_process.remove(&oldest).map_or(0, |process| process.silent);
             }
             self.order.push_back(pid);
         }
-        let of_process = self.of_process.entry(pid).or_default();
-        if of_process.len() == OF_PROCESS {
-            of_process.pop_front();
-        }
-        let to = Destination { address: line.dst, port, local: line.src.zip(line.sport) };
-        of_process.push_back(Opened { to, domain: line.domain.clone() });
+        self.of_process.entry(pid).or_default()
     }
 
     /// Where a request of a process for a host went, if that is beyond doubt.
     pub(super) fn find(&self, pid: u32, host: Option<&str>) -> Option<Destination> {
-        let opened = self.of_process.get(&pid)?;
+        let opened = &self.of_process.get(&pid)?.opened;
         let address = host.and_then(|host| host.trim_matches(['[', ']']).parse::<IpAddr>().ok());
         let is_named = |one: &&Opened| {
             address == Some(one.to.address) || host.is_some() && one.domain.as_deref() == host

@@ -74,9 +74,9 @@ pub async fn examine(file: OwnedFd) -> Result<Vec<Place>, ExamineError> {
     match serde_json::from_slice(&output.stdout) {
         Ok(Said::Places(places)) => Ok(places),
         // Words of a process that read what anybody wrote.
-        Ok(Said::NoElf(message)) => {
-            Err(ExamineError::NoElf(message.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(128).collect()))
-        }
+        Ok(Said::NoElf(message)) => Err(ExamineError::NoElf(
+            message.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(128).collect(),
+        )),
         Ok(Said::OldGo) => Err(ExamineError::OldGo),
         Err(_) => Err(ExamineError::Ended),
     }

@@ -46,6 +46,8 @@ pub struct Place {
     pub library: Library,
     /// Where in the file its code begins.
     pub offset: u64,
+    /// Where in OpenSSL's structure of a connection it says that the handshake goes on.
+    pub handshake: Option<u32>,
 }
 
 /// Why a file cannot be read.
@@ -64,11 +66,16 @@ pub fn places<'data, R: ReadRef<'data>>(data: R) -> Result<Vec<Place>, ElfError>
     let file = ElfFile64::<Endianness, R>::parse(data)?;
     let mut places = Vec::new();
     let mut has_go = false;
+    let mut handshake = None;
     for symbol in file.dynamic_symbols().chain(file.symbols()) {
         if !symbol.is_definition() || symbol.kind() != object::SymbolKind::Text {
             continue;
         }
-        let Some(library) = symbol.name_bytes().ok().and_then(library) else { continue };
+        let Ok(name) = symbol.name_bytes() else { continue };
+        if name == b"SSL_in_init" {
+            handshake = handshake_state(&file, symbol.address());
+        }
+        let Some(library) = library(name) else { continue };
         if library == Library::Go {
             has_go = true;
         }
@@ -83,7 +90,33 @@ pub fn places<'data, R: ReadRef<'data>>(data: R) -> Result<Vec<Place>, ElfError>
             return Err(ElfError::OldGo);
         }
     }
+    for place in places.iter_mut().filter(|place| place.library == Library::OpenSsl) {
+        place.handshake = handshake;
+    }
     Ok(places)
+}
+
+/// What `SSL_in_init` returns, as its code says: up to OpenSSL 3.1 it is no more than a load from the structure and a
+/// return. Other code is not understood.
+fn handshake_state<'data, R: ReadRef<'data>>(
+    file: &ElfFile64<'data, Endianness, R>,
+    address: u64,
+) -> Option<u32> {
+    const ENTRY: &[u8] = b"\xf3\x0f\x1e\xfa"; // endbr64
+    const RETURN: u8 = 0xc3;
+    /// Larger than any structure of a connection.
+    const LIMIT: u32 = 4096;
+    (file.architecture() == object::Architecture::X86_64).then_some(())?;
+    let code = file.data().read_bytes_at(offset(file, address)?, 16).ok()?;
+    let code = code.strip_prefix(ENTRY).unwrap_or(code);
+    let (state, rest) = match code {
+        // mov eax, [rdi + 8 bits], and with 32 bits
+        [0x8b, 0x47, offset, rest @ ..] => (u32::from(*offset), rest),
+        [0x8b, 0x87, a, b, c, d, rest @ ..] => (u32::from_le_bytes([*a, *b, *c, *d]), rest),
+        _ => return None,
+    };
+    // At most `xor edi, edi` in between.
+    (rest.iter().take(3).any(|byte| *byte == RETURN) && state < LIMIT).then_some(state)
 }
 
 fn add<'data, R: ReadRef<'data>>(
@@ -93,7 +126,7 @@ fn add<'data, R: ReadRef<'data>>(
     address: u64,
 ) {
     let Some(offset) = offset(file, address) else { return };
-    let place = Place { library, offset };
+    let place = Place { library, offset, handshake: None };
     if places.len() < MAX_PLACES && !places.contains(&place) {
         places.push(place);
     }
@@ -109,7 +142,8 @@ fn library(name: &[u8]) -> Option<Library> {
             let name = std::str::from_utf8(name).ok().filter(|name| name.contains("rustls"))?;
             // `<rustls::conn::ConnectionCommon<T> as rustls::conn::connection::PlaintextSink>::write`: `Writer` calls it
             // by a table, so that it is there however much is inlined.
-            let is_write = name.contains("PlaintextSink$GT$5write17h") || name.contains("13PlaintextSink5write");
+            let is_write =
+                name.contains("PlaintextSink$GT$5write17h") || name.contains("13PlaintextSink5write");
             is_write.then_some(Library::Rustls)
         }
         _ => None,
@@ -135,18 +169,25 @@ fn offset<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>, addr
 fn has_register_arguments<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>) -> bool {
     const INLINE: u8 = 2;
     let info = file.section_by_name(".go.buildinfo").and_then(|section| section.data().ok());
-    info.is_some_and(|info| info.starts_with(b"\xff Go buildinf:") && info.get(15).is_some_and(|flags| flags & INLINE != 0))
+    info.is_some_and(|info| {
+        info.starts_with(b"\xff Go buildinf:") && info.get(15).is_some_and(|flags| flags & INLINE != 0)
+    })
 }
 
 /// The address of [`GO_WRITE`] by Go's own table of functions, which stripping leaves (`runtime/symtab.go`, `pcHeader`).
 fn go_function<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>) -> Option<u64> {
     /// Go 1.18 and 1.20.
     const MAGIC: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
-    let section = [".gopclntab", ".data.rel.ro.gopclntab"].into_iter().find_map(|name| file.section_by_name(name))?;
+    let section =
+        [".gopclntab", ".data.rel.ro.gopclntab"].into_iter().find_map(|name| file.section_by_name(name))?;
     let table = section.data().ok()?;
     let word = |at: usize| Some(u32::from_le_bytes(*table.get(at..)?.first_chunk()?));
     let long = |at: usize| {
-        table.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).and_then(|long| usize::try_from(long).ok())
+        table
+            .get(at..)?
+            .first_chunk()
+            .map(|bytes| u64::from_le_bytes(*bytes))
+            .and_then(|long| usize::try_from(long).ok())
     };
     if !MAGIC.contains(&word(0)?) || *table.get(7)? != 8 {
         return None;

@@ -66,9 +66,9 @@ pub(super) fn open_in(root: &Path, pid: u32, path: &str) -> Result<(File, FileId
         .open(root)
         .map_err(gone)?;
     mounts.trusted(root.metadata()?.dev())?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(
+        ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+    );
     let place = openat2(&root, path, how).map_err(|error| gone(error.into()))?;
     let file = open_regular(Path::new(&format!("/proc/self/fd/{}", place.as_raw_fd())))?;
     let shown = shown(&file)?;
@@ -148,7 +148,11 @@ struct Mounts {
 
 impl Mounts {
     fn of(pid: u32) -> io::Result<Self> {
-        let theirs = if shares_users(pid) { fs::read_to_string(format!("/proc/{pid}/mountinfo")) } else { Ok(String::new()) };
+        let theirs = if shares_users(pid) {
+            fs::read_to_string(format!("/proc/{pid}/mountinfo"))
+        } else {
+            Ok(String::new())
+        };
         Ok(Self { own: fs::read_to_string("/proc/self/mountinfo")?, theirs: theirs.unwrap_or_default() })
     }
 
@@ -217,7 +221,8 @@ mod tests {
     fn a_file_is_the_same_by_its_mapping_and_by_its_path() {
         let pid = std::process::id();
         let path = std::env::current_exe().expect("a program");
-        let mapping = mappings::of_process(pid).into_iter().find(|one| one.path == path).expect("its mapping");
+        let mapping =
+            mappings::of_process(pid).into_iter().find(|one| one.path == path).expect("its mapping");
         let (_, by_mapping) = open(&mapping).expect("open by its mapping");
         let mounts = Mounts::of(pid).expect("mounts");
         let file = open_regular(&path).expect("open by its path");

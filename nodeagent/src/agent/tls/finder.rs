@@ -56,10 +56,6 @@ const DIRECTORIES: [&str; 7] = [
 ];
 /// Programs that have a library inside, and are what a container runs.
 const PROGRAMS: [&str; 3] = ["usr/local/bin/node", "usr/bin/node", "usr/bin/envoy"];
-/// Libraries of the C runtime, which every process maps and in which there is no TLS.
-const RUNTIME: [&str; 10] =
-    ["ld-", "libc.", "libc-", "libm.", "libpthread", "libdl", "librt.", "libresolv", "libz.", "libgcc_s"];
-
 /// A file of a container that nobody has looked at yet.
 struct Job {
     container: PathBuf,
@@ -122,9 +118,12 @@ impl Finder {
             tracing::warn!(%error, "the kernel does not tell of mappings (perf events): processes are looked at every 10 s");
         }
         let (notices, mut noticed) = mpsc::channel(1);
-        let mut inotify = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
-            // A full channel holds a notice already.
-            let _ = notices.try_send(());
+        let mut inotify = notify::recommended_watcher(move |told: notify::Result<notify::Event>| {
+            // Looking at a directory is told of, too.
+            if told.is_ok_and(|event| event.kind.is_create()) {
+                // A full channel holds a notice already.
+                let _ = notices.try_send(());
+            }
         })?;
         let mut watched = BTreeSet::new();
         let mut ticks = tokio::time::interval(SWEEP);
@@ -178,13 +177,12 @@ impl Finder {
     fn want(&mut self, endpoint: u64, container: &Path, mapping: Mapping) {
         let seen = (mapping.device, mapping.inode);
         let name = mapping.path.file_name().unwrap_or_default().to_string_lossy();
-        if RUNTIME.iter().any(|runtime| name.starts_with(runtime))
-            || self.observer.registry().has_seen(container, seen)
-        {
+        if processes::is_runtime(&mapping.path) || self.observer.registry().has_seen(container, seen) {
             return;
         }
         let queue = self.queues.entry(endpoint).or_default();
-        let is_there = |job: &Job| (job.mapping.device, job.mapping.inode) == seen && job.container == container;
+        let is_there =
+            |job: &Job| (job.mapping.device, job.mapping.inode) == seen && job.container == container;
         if queue.iter().any(is_there) {
             return;
         }
@@ -204,12 +202,19 @@ impl Finder {
         if self.told.insert(endpoint) {
             let node = self.shared.node();
             let pod = node.record(endpoint).map(|record| pod_name(&record.pod)).unwrap_or_default();
-            tracing::warn!(pod, "ALERT: a pod maps more files than are looked at for TLS libraries: some of its requests may not be seen");
+            tracing::warn!(
+                pod,
+                "ALERT: a pod maps more files than are looked at for TLS libraries: some of its requests may not be seen"
+            );
         }
     }
 
     /// Takes up which pods and containers there are.
-    fn look_at_containers(&mut self, inotify: &mut notify::RecommendedWatcher, watched: &mut BTreeSet<PathBuf>) {
+    fn look_at_containers(
+        &mut self,
+        inotify: &mut notify::RecommendedWatcher,
+        watched: &mut BTreeSet<PathBuf>,
+    ) {
         self.pods = {
             let node = self.shared.node();
             node.endpoints().map(|(record, _, _)| (record.path.clone(), record.cgroup)).collect()
@@ -258,7 +263,8 @@ impl Finder {
 
     fn sweep(&mut self) {
         let endpoints: HashSet<u64> = self.pods.values().copied().collect();
-        let dropped = self.observer.registry().sweep(Instant::now(), is_populated, |id| endpoints.contains(&id));
+        let dropped =
+            self.observer.registry().sweep(Instant::now(), is_populated, |id| endpoints.contains(&id));
         if !dropped.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(dropped)));
         }
@@ -287,9 +293,13 @@ impl Finder {
                 }
                 *self.running.entry(endpoint).or_default() += 1;
                 self.jobs.spawn_blocking(move || match files::open(&job.mapping) {
-                    Ok((file, id)) => {
-                        Done::Opened(Opened { endpoint, container: job.container, seen, file: Arc::new(file), id })
-                    }
+                    Ok((file, id)) => Done::Opened(Opened {
+                        endpoint,
+                        container: job.container,
+                        seen,
+                        file: Arc::new(file),
+                        id,
+                    }),
                     Err(error) => Done::NotOpened { endpoint, container: job.container, seen, error },
                 });
             }
@@ -357,16 +367,18 @@ impl Finder {
         self.jobs.spawn_blocking(move || {
             let mut probes = Vec::new();
             let mut libraries = BTreeSet::new();
-            for Place { library, offset } in places {
+            for Place { library, offset, handshake } in places {
                 let what = match library {
                     Library::OpenSsl => Probed::OpenSsl,
                     Library::GnuTls => Probed::GnuTls,
                     Library::Go => Probed::Go,
                     Library::Rustls => Probed::Rustls,
                 };
-                match observer.uprobes().attach(what, opened.file.as_fd(), offset) {
+                match observer.uprobes().attach(what, opened.file.as_fd(), offset, handshake) {
                     Ok(probe) => probes.push(probe),
-                    Err(error) => return Done::Attached(opened, State::Refused(Why::Attach, error.to_string())),
+                    Err(error) => {
+                        return Done::Attached(opened, State::Refused(Why::Attach, error.to_string()));
+                    }
                 }
                 libraries.insert(library);
             }
@@ -410,7 +422,8 @@ async fn begin(endpoint: u64, pod: PathBuf, container: PathBuf) -> Done {
         let opened = tokio::task::spawn_blocking(move || {
             let pid = processes::with_own_root(&pod, &within)?;
             let root = PathBuf::from(format!("/proc/{pid}/root"));
-            let libraries = DIRECTORIES.iter().flat_map(|place| NAMES.iter().map(move |name| format!("{place}/{name}")));
+            let libraries =
+                DIRECTORIES.iter().flat_map(|place| NAMES.iter().map(move |name| format!("{place}/{name}")));
             let paths = libraries.chain(PROGRAMS.iter().map(|program| (*program).to_owned()));
             let opened = paths.filter_map(|path| files::open_in(&root, pid, &path).ok());
             Some(opened.collect::<Vec<_>>())

@@ -80,7 +80,11 @@ fn hex(text: &str) -> Option<u64> {
 
 /// Tells of mappings of code on the node as they are made, but for files that are settled. What finds `mappings` full is not
 /// told: `missed` is.
-pub(super) fn start(mappings: mpsc::Sender<Mapping>, missed: Arc<Notify>, settled: Settled) -> io::Result<()> {
+pub(super) fn start(
+    mappings: mpsc::Sender<Mapping>,
+    missed: Arc<Notify>,
+    settled: Settled,
+) -> io::Result<()> {
     let mut samplers = Vec::new();
     for cpu in online()? {
         let mut builder = Builder::new(Software::DUMMY);
@@ -89,7 +93,9 @@ pub(super) fn start(mappings: mpsc::Sender<Mapping>, missed: Arc<Notify>, settle
         sampler.enable()?;
         samplers.push(sampler);
     }
-    std::thread::Builder::new().name("mappings".to_owned()).spawn(move || listen(samplers, &mappings, &missed, &settled))?;
+    std::thread::Builder::new()
+        .name("mappings".to_owned())
+        .spawn(move || listen(samplers, &mappings, &missed, &settled))?;
     Ok(())
 }
 
@@ -98,7 +104,9 @@ fn listen(mut samplers: Vec<Sampler>, mappings: &mpsc::Sender<Mapping>, missed: 
         let mut waiting: Vec<PollFd<'_>> = samplers
             .iter()
             // SAFETY: the descriptor is the sampler's, which outlives this list.
-            .map(|sampler| PollFd::new(unsafe { BorrowedFd::borrow_raw(sampler.as_raw_fd()) }, PollFlags::POLLIN))
+            .map(|sampler| {
+                PollFd::new(unsafe { BorrowedFd::borrow_raw(sampler.as_raw_fd()) }, PollFlags::POLLIN)
+            })
             .collect();
         // With an end, to see that nobody listens any more.
         if poll(&mut waiting, PollTimeout::from(1000_u16)).is_err() {

@@ -8,6 +8,16 @@ use std::path::{Path, PathBuf};
 /// Deepest level below a container that is looked at.
 const DEPTH: usize = 8;
 
+/// Libraries of the C runtime, which every process maps and in which there is no TLS.
+const RUNTIME: [&str; 10] =
+    ["ld-", "libc.", "libc-", "libm.", "libpthread", "libdl", "librt.", "libresolv", "libz.", "libgcc_s"];
+
+/// Is a file of this name part of the C runtime?
+pub(super) fn is_runtime(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    RUNTIME.iter().any(|runtime| name.starts_with(runtime))
+}
+
 /// The cgroup of a process's container: the directory below the pod's, or the pod's own.
 pub(super) fn container(pod: &Path, cgroup: &Path) -> PathBuf {
     let below = cgroup.strip_prefix(pod).ok().and_then(|below| below.components().next());
@@ -23,7 +33,10 @@ pub(super) fn containers(pod: &Path) -> Vec<PathBuf> {
 
 fn below(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The processes of a container. Of a pod's own cgroup only those in no container.

@@ -1,11 +1,12 @@
 //! From the probes' ring buffer to events.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_abi::{ConnectionKey, PlaintextHeader};
+use sluice_abi::{ConnectionKey, PlaintextHeader, written};
 use sluice_requests::{Connection, Request, Seen};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -34,6 +35,17 @@ struct Read {
     position: u64,
     held: usize,
     last: u64,
+    /// The last write, if it was made while hands were shaken: its length, and a sum of its first record.
+    early: Option<(u32, u64)>,
+    /// The number of a write that repeats the one before it, and is not read.
+    repeated: u32,
+}
+
+/// A sum that tells what was written from something else.
+fn sum(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 /// A request whose destination is not known yet.
@@ -104,7 +116,9 @@ impl Pump {
     }
 
     fn read(&mut self, header: &PlaintextHeader, bytes: &[u8]) {
+        tracing::trace!(?header, "plain text");
         self.records += 1;
+        self.observer.connections().seen(header.pid);
         let key = ConnectionKey { connection: header.connection, pid: header.pid, pad: 0 };
         let begins = header.write == 1 && header.offset == 0;
         if begins {
@@ -116,10 +130,25 @@ impl Pump {
             let asked = Arc::clone(&self.observer.asked);
             let reader = if begins { Connection::new(asked) } else { Connection::met(asked) };
             let position = header.position + u64::from(header.offset);
-            self.connections.insert(key, Read { reader, position, held: 0, last: 0 });
+            self.connections
+                .insert(key, Read { reader, position, held: 0, last: 0, early: None, repeated: 0 });
         }
         let Some(read) = self.connections.get_mut(&key) else { return };
         let at = header.position + u64::from(header.offset);
+        if header.offset == 0 {
+            let this = (header.total, sum(bytes));
+            // The one before it surely failed if hands are still shaken. Else it may have ended that, and been sent: then
+            // this is a retry if it comes out of the same buffer, as OpenSSL asks for, and otherwise the next request.
+            let may_repeat = header.flags & (written::HANDSHAKE | written::SAME_BUFFER) != 0;
+            if may_repeat && read.early == Some(this) {
+                read.repeated = header.write;
+            }
+            read.early = (header.flags & written::HANDSHAKE != 0).then_some(this);
+        }
+        if read.repeated == header.write {
+            read.position = header.position + u64::from(header.total);
+            return;
+        }
         let mut seen = Vec::new();
         if at > read.position {
             // Records that were lost, or not given.
@@ -137,7 +166,7 @@ impl Pump {
         for seen in seen {
             match seen {
                 Seen::Request(request) => self.found(header, request),
-                Seen::Unread { .. } => {}
+                Seen::Unread { reason, requests } => self.observer.tally().unread(reason, requests),
             }
         }
         if is_over {
@@ -169,6 +198,7 @@ impl Pump {
     }
 
     fn tell(&self, header: &PlaintextHeader, request: Request, destination: Option<Destination>) {
+        self.observer.tally().told(destination.is_some());
         let line = {
             let node = self.shared.node();
             self.describer.request(header, request, destination, &node)

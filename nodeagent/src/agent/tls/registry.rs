@@ -162,8 +162,7 @@ impl Registry {
 
     /// Takes one look out of a pod's share.
     pub(super) fn take(&mut self, endpoint: u64, now: Instant) -> bool {
-        let share =
-            self.shares.entry(endpoint).or_insert(Share { left: BURST, since: now, files: 0 });
+        let share = self.shares.entry(endpoint).or_insert(Share { left: BURST, since: now, files: 0 });
         let grown = now.saturating_duration_since(share.since).as_secs_f64() * PER_SECOND;
         (share.left, share.since) = ((share.left + grown).min(BURST), now);
         let may = share.left >= 1.0 && share.files < FILES;
@@ -258,9 +257,13 @@ impl Registry {
         }
     }
 
-    /// How many files are probed.
-    pub(super) fn probed(&self) -> usize {
-        self.files.values().filter(|known| matches!(known.state, State::Probed(..))).count()
+    /// How many files are probed, and in how many functions.
+    pub(super) fn probed(&self) -> (usize, usize) {
+        let probes = self.files.values().filter_map(|known| match &known.state {
+            State::Probed(_, probes) => Some(probes.len()),
+            _ => None,
+        });
+        probes.fold((0, 0), |(files, all), probes| (files + 1, all + probes))
     }
 
     /// Forgets containers that have ended, pods that are gone, and files that nobody has used for a while. Gives what is to be
@@ -289,7 +292,9 @@ impl Registry {
         for known in self.files.values_mut() {
             known.unused_since = if known.users.is_empty() { known.unused_since.or(Some(now)) } else { None };
         }
-        let is_over = |known: &Known| known.unused_since.is_some_and(|since| now.saturating_duration_since(since) >= KEPT);
+        let is_over = |known: &Known| {
+            known.unused_since.is_some_and(|since| now.saturating_duration_since(since) >= KEPT)
+        };
         let over: Vec<FileId> =
             self.files.iter().filter(|(_, known)| is_over(known)).map(|(file, _)| *file).collect();
         for file in over {
