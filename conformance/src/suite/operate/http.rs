@@ -50,7 +50,7 @@ pub(in crate::suite) async fn samples() -> Result<Samples> {
 
 impl Samples {
     /// One series, which must be a count.
-    pub(super) fn get(&self, series: &str) -> Result<u64> {
+    pub(in crate::suite) fn get(&self, series: &str) -> Result<u64> {
         let value = self.0.get(series).with_context(|| format!("there is no {series}"))?;
         value.parse().with_context(|| format!("{series} is {value}"))
     }
@@ -73,7 +73,7 @@ impl Samples {
     }
 
     /// By how much a series has grown since. None shrinks.
-    pub(super) fn growth(&self, before: &Self, series: &str) -> Result<u64> {
+    pub(in crate::suite) fn growth(&self, before: &Self, series: &str) -> Result<u64> {
         grown(series, before.get(series)?, self.get(series)?)
     }
 

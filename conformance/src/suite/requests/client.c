@@ -1,4 +1,5 @@
-/* A client of libssl: client ADDRESS HOST PREFIX COUNT. One connection; GET and POST take turns. */
+/* A client of libssl: client ADDRESS HOST PREFIX COUNT [MILLISECONDS]. One connection; GET and POST take turns, with a pause
+   after each. */
 #include <arpa/inet.h>
 #include <openssl/ssl.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@ static void fail(const char *what) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) fail("usage: client ADDRESS HOST PREFIX COUNT");
+    if (argc < 5) fail("usage: client ADDRESS HOST PREFIX COUNT [MILLISECONDS]");
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(443)};
     if (inet_pton(AF_INET, argv[1], &to.sin_addr) != 1) fail("address");
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -38,6 +39,7 @@ int main(int argc, char **argv) {
             text[got] = 0;
         } while (!strstr(text, "\r\n\r\nok\n"));
         if (strncmp(text, "HTTP/1.1 200 ", 13)) fail("status");
+        if (argc > 5) usleep(1000 * atoi(argv[5]));
     }
     return 0;
 }

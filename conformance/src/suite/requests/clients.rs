@@ -9,6 +9,8 @@ pub(super) struct Client {
     pub(super) name: &'static str,
     /// Its command name, as the kernel has it.
     pub(super) comm: &'static str,
+    /// The library, as events name it.
+    pub(super) library: &'static str,
     /// `http/1.1` or `h2`.
     pub(super) protocol: &'static str,
     /// The command line for this prefix of paths and this many requests.
@@ -17,29 +19,37 @@ pub(super) struct Client {
 
 /// Those that must be seen.
 pub(super) const CLIENTS: &[Client] = &[
-    client("curl, OpenSSL", "curl", "http/1.1", |prefix, count| curl("--http1.1", prefix, count)),
-    client("curl, OpenSSL", "curl", "h2", |prefix, count| curl("--http2", prefix, count)),
-    client("libcurl, GnuTLS", "python3", "http/1.1", |prefix, count| python("pycurl", prefix, count)),
-    client("libcurl, GnuTLS", "python3", "h2", |prefix, count| python("pycurl-2", prefix, count)),
-    client("wget, GnuTLS", "wget", "http/1.1", wget),
-    client("Python urllib", "python3", "http/1.1", |prefix, count| python("urllib", prefix, count)),
-    client("Python requests", "python3", "http/1.1", |prefix, count| python("requests", prefix, count)),
-    client("node", "node", "http/1.1", |prefix, count| node("1.1", prefix, count)),
-    client("node", "node", "h2", |prefix, count| node("2", prefix, count)),
-    client("Go", "go-client", "http/1.1", |prefix, count| go("go-client", "1.1", prefix, count)),
-    client("Go", "go-client", "h2", |prefix, count| go("go-client", "2", prefix, count)),
-    client("Go, stripped", "go-stripped", "http/1.1", |prefix, count| {
+    client("curl, OpenSSL", "curl", "openssl", "http/1.1", |prefix, count| curl("--http1.1", prefix, count)),
+    client("curl, OpenSSL", "curl", "openssl", "h2", |prefix, count| curl("--http2", prefix, count)),
+    client("libcurl, GnuTLS", "python3", "gnutls", "http/1.1", |prefix, count| {
+        python("pycurl", prefix, count)
+    }),
+    client("libcurl, GnuTLS", "python3", "gnutls", "h2", |prefix, count| python("pycurl-2", prefix, count)),
+    client("wget, GnuTLS", "wget", "gnutls", "http/1.1", wget),
+    client("Python urllib", "python3", "openssl", "http/1.1", |prefix, count| {
+        python("urllib", prefix, count)
+    }),
+    client("Python requests", "python3", "openssl", "http/1.1", |prefix, count| {
+        python("requests", prefix, count)
+    }),
+    client("node", "node", "openssl", "http/1.1", |prefix, count| node("1.1", prefix, count)),
+    client("node", "node", "openssl", "h2", |prefix, count| node("2", prefix, count)),
+    client("Go", "go-client", "go", "http/1.1", |prefix, count| go("go-client", "1.1", prefix, count)),
+    client("Go", "go-client", "go", "h2", |prefix, count| go("go-client", "2", prefix, count)),
+    client("Go, stripped", "go-stripped", "go", "http/1.1", |prefix, count| {
         go("go-stripped", "1.1", prefix, count)
     }),
-    client("Go, stripped", "go-stripped", "h2", |prefix, count| go("go-stripped", "2", prefix, count)),
-    client("openssl s_client", "openssl", "http/1.1", s_client),
-    client("C, OpenSSL", "openssl-dynamic", "http/1.1", |prefix, count| {
+    client("Go, stripped", "go-stripped", "go", "h2", |prefix, count| go("go-stripped", "2", prefix, count)),
+    client("openssl s_client", "openssl", "openssl", "http/1.1", s_client),
+    client("C, OpenSSL", "openssl-dynamic", "openssl", "http/1.1", |prefix, count| {
         own("openssl-dynamic", prefix, count)
     }),
-    client("C, static OpenSSL", "openssl-static", "http/1.1", |prefix, count| {
+    client("C, static OpenSSL", "openssl-static", "openssl", "http/1.1", |prefix, count| {
         own("openssl-static", prefix, count)
     }),
-    client("rustls", "rustls-client", "http/1.1", |prefix, count| own("rustls-client", prefix, count)),
+    client("rustls", "rustls-client", "rustls", "http/1.1", |prefix, count| {
+        own("rustls-client", prefix, count)
+    }),
 ];
 
 /// Cells that cannot be had, with the reason.
@@ -53,10 +63,11 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
 const fn client(
     name: &'static str,
     comm: &'static str,
+    library: &'static str,
     protocol: &'static str,
     command: fn(&str, u32) -> Vec<String>,
 ) -> Client {
-    Client { name, comm, protocol, command }
+    Client { name, comm, library, protocol, command }
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::programs::MOUNTED;
+use super::bed::mount;
+use super::programs::{MOUNTED, fresh};
 use super::{Run, TICK, Whose};
 use crate::report::Report;
 use crate::rig::Snapshot;
@@ -20,8 +21,14 @@ const LIBRARY: &str = "libssl.so.3";
 
 pub(super) async fn run(run: Run<'_>, before: &Snapshot) -> Result<Report> {
     let Run { rig, bed, mut agent, pod, report, options } = run;
+    // A library of its own: other agents of this machine may have put probes into the node's.
+    let own = bed.directory("own")?;
+    fresh(&fs::canonicalize(Path::new("/usr/lib/x86_64-linux-gnu").join(LIBRARY))?, &own.join(LIBRARY))?;
     let command = ["/usr/bin/python3", &format!("{MOUNTED}/client.py"), "hold", "600"];
-    let holder = pod.start(&bed.container("holder", command.map(str::to_owned).to_vec())).await?;
+    let mut holder = bed.container("holder", command.map(str::to_owned).to_vec());
+    holder.mounts.push(mount(&own, "/own"));
+    holder.variables.push(("LD_LIBRARY_PATH".to_owned(), "/own".to_owned()));
+    let holder = pod.start(&holder).await?;
     holder.wait_for_line("held", LIMIT).await?;
     let process = of_comm(pod.cgroup(), "python3")?.context("the holder is not in the pod's cgroup")?;
 
@@ -32,9 +39,11 @@ pub(super) async fn run(run: Run<'_>, before: &Snapshot) -> Result<Report> {
     agent.restart().await?;
     wait(&mut report, "the agent started again: the library has probes", process, true).await?;
     let mut run = Run { rig, bed, agent, pod, report, options };
-    let command = super::clients::own("openssl-dynamic", "/again", 4);
-    run.pod.start(&run.bed.container("again", command)).await?.succeed().await?;
-    let whose = Whose { pod: "client", comm: "openssl-dynamic" };
+    let mut again = bed.container("again", super::clients::own("openssl-dynamic", "/again", 4));
+    again.mounts.push(mount(&own, "/own"));
+    again.variables.push(("LD_LIBRARY_PATH".to_owned(), "/own".to_owned()));
+    run.pod.start(&again).await?.succeed().await?;
+    let whose = Whose { pod: "client", comm: "openssl-dynamic", library: "openssl" };
     run.compare("requests after the agent was killed", "/again", 4, &whose).await?;
     run.agent.terminate().await?;
     wait(&mut run.report, "the agent stopped: the library has probes", process, false).await?;

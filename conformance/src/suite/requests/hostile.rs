@@ -13,7 +13,7 @@ use super::bed::{Bed, mount};
 use super::traps;
 use super::{LIMIT, NAMESPACE, Run, Whose, json};
 use crate::rig::{Agent, ContainerSpec, PodSpec, binary_in_path};
-use crate::suite::operate::http::samples;
+use crate::suite::operate::http::{Samples, samples};
 use crate::suite::skip;
 
 /// Pods that are added in each series.
@@ -23,6 +23,9 @@ const MEMORY: f64 = 2.0;
 /// ADD may take so much longer, by the median of each series; a reader that waits for a trap would take a hundred times as long.
 const LONGER: f64 = 4.0;
 
+/// What the agent must have refused at least, by its own reasons.
+const REFUSED: &[(&str, u64)] = &[("untrusted_file_system", 1), ("no_elf", 3), ("pod_limit", 1)];
+
 pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     let directory = run.bed.directory("hostile")?;
     tokio::task::block_in_place(|| traps::make(&directory, run.options.copies))?;
@@ -31,6 +34,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
         skip("requests", "a file system that hangs", reason)?;
     }
     let before = memory(&run.agent)?;
+    let counted = samples().await?;
     let calm = adds(run, "calm").await?;
     let control = adds(run, "control").await?;
 
@@ -60,15 +64,14 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
             let prefix = format!("/meanwhile-{index:02}");
             let container = run.bed.container("meanwhile", (client.command)(&prefix, 4));
             run.pod.start(&container).await?.succeed().await?;
-            let whose = Whose { pod: "client", comm: client.comm };
+            let whose = Whose { pod: "client", comm: client.comm, library: client.library };
             let name = format!("beside a hostile pod: {}, {}", client.name, client.protocol);
             run.compare(&name, &prefix, 4, &whose).await?;
         }
     }
     let during = memory(&run.agent)?;
     run.report.equal("hostile: its pod is told of as ever", told_absurd(run).await?, "answered", 2);
-    let said = run.agent.command(&["tls", "--output", "json"])?;
-    report_refused(run, &said)?;
+    refused(run, &counted).await?;
     mapper.stop(std::time::Duration::ZERO).await?;
     pod.remove().await?;
     drop(hung);
@@ -100,10 +103,20 @@ async fn told_absurd(run: &Run<'_>) -> Result<usize> {
     Ok(run.answered("/absurd", 2).await?.len())
 }
 
-/// Files that are refused are counted, each with a reason.
-fn report_refused(run: &mut Run<'_>, said: &str) -> Result<()> {
-    let told = json(said)?;
-    run.report.note("hostile: `sluice tls`", told.to_string().len(), "bytes");
+/// What was not probed is counted with its reason, and named by `sluice tls`.
+async fn refused(run: &mut Run<'_>, before: &Samples) -> Result<()> {
+    let now = samples().await?;
+    for (reason, least) in REFUSED {
+        let series = format!("sluice_tls_files_refused_total{{reason=\"{reason}\"}}");
+        let refused = now.growth(before, &series)?;
+        run.report.add(&series, refused, "files", &format!("≥ {least}"), Some(refused >= *least));
+    }
+    let told = json(&run.agent.command(&["tls", &format!("{NAMESPACE}/hostile"), "--output", "json"])?)?;
+    let uses = told["uses"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let without = uses.iter().filter(|one| one["probed"] == false && one["why"].is_string()).count();
+    run.report.some("hostile: files that `sluice tls` names with a reason", without as u64, "");
+    let probed = uses.iter().filter(|one| one["probed"] == true).count();
+    run.report.note("hostile: copies that are probed", probed, "");
     Ok(())
 }
 

@@ -19,6 +19,7 @@ mod cells;
 mod clients;
 mod end;
 mod hostile;
+mod known;
 mod load;
 mod outside;
 pub(crate) mod programs;
@@ -35,6 +36,10 @@ const NAMESPACE: &str = "requests";
 const LIMIT: Duration = Duration::from_secs(10);
 /// How often something is looked at that cannot be waited for.
 const TICK: Duration = Duration::from_millis(20);
+
+/// Everything that can be asked for of a request: none of it may tell a secret.
+const ASKED: &[&str] =
+    &["--requests-query=true", "--requests-headers=authorization,cookie,x-api-key,user-agent"];
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -65,17 +70,20 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     let bed = Bed::make(&rig, place).await?;
     rig.agent_directories().write_policy("client", &bed::policy(NAMESPACE, "client"))?;
     let before = rig.snapshot()?;
-    let agent = rig.start_agent(&[]).await?;
+    let agent = rig.start_agent(ASKED).await?;
     let pod = rig.run_pod(&PodSpec::new(NAMESPACE, "client", &[("app", "client")])).await?;
     let report = Report::new("requests", options.seed);
     let mut run = Run { rig: &rig, bed: &bed, agent, pod, report, options };
 
+    eprintln!("requests: libraries");
+    let keeper = known::run(&mut run).await?;
     eprintln!("requests: clients");
     cells::run(&mut run).await?;
     eprintln!("requests: clients that live briefly");
     brief::run(&mut run).await?;
     eprintln!("requests: secrets");
     secrets::run(&mut run).await?;
+    keeper.stop(Duration::ZERO).await?;
     eprintln!("requests: rules");
     rules::run(&mut run).await?;
     eprintln!("requests: processes that no policy governs");
@@ -92,9 +100,11 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
 }
 
 /// Whose requests they should be.
+#[derive(Clone, Copy)]
 struct Whose<'a> {
     pod: &'a str,
     comm: &'a str,
+    library: &'a str,
 }
 
 impl Run<'_> {
@@ -176,6 +186,7 @@ fn wrong(event: &Value, whose: &Whose<'_>) -> Option<String> {
         ("pod", &event["pod"]["name"], Value::from(whose.pod)),
         ("namespace", &event["pod"]["namespace"], NAMESPACE.into()),
         ("comm", &event["comm"], whose.comm.into()),
+        ("library", &event["library"], whose.library.into()),
         ("dst", &event["dst"], address.into()),
         ("dport", &event["dport"], 443.into()),
         ("proto", &event["proto"], "tcp".into()),

@@ -22,7 +22,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     // What was written before it has been told of when this has.
     let command = super::clients::own("openssl-dynamic", "/outside-c", 2);
     run.pod.start(&run.bed.container("after", command)).await?.succeed().await?;
-    let whose = Whose { pod: "client", comm: "openssl-dynamic" };
+    let whose = Whose { pod: "client", comm: "openssl-dynamic", library: "openssl" };
     run.compare("a pod's requests after them", "/outside-c", 2, &whose).await?;
     for (name, prefix) in
         [("a process of the node", "/outside-a"), ("a process in a cgroup beside the pods'", "/outside-b")]

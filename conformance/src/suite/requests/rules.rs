@@ -19,7 +19,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     for (prefix, name) in [("/rules/a", "below the rule's path"), ("/elsewhere", "elsewhere")] {
         let command = super::clients::own("openssl-dynamic", prefix, 4);
         pod.start(&run.bed.container("reader", command)).await?.succeed().await?;
-        let whose = Whose { pod: "reader", comm: "openssl-dynamic" };
+        let whose = Whose { pod: "reader", comm: "openssl-dynamic", library: "openssl" };
         run.compare(&format!("under a rule for GET, {name}"), prefix, 4, &whose).await?;
         for method in ["GET", "POST"] {
             let told = run.told(prefix);

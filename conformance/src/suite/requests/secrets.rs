@@ -1,6 +1,7 @@
 //! A request that carries secrets: it is told of, and none of them is, anywhere.
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::server::HOST;
 use super::{Run, Whose};
@@ -30,9 +31,25 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
             ["--next", "-sS", "--fail", version, "--cacert", "/etc/ca.pem", "-o", "/dev/null", &basic];
         let command = [&command[..], &with, &body, &again].concat().into_iter().map(str::to_owned).collect();
         run.pod.start(&run.bed.container("secrets", command)).await?.succeed().await?;
-        run.compare(&format!("{version} with secrets"), prefix, 2, &Whose { pod: "client", comm: "curl" })
-            .await?;
+        run.compare(
+            &format!("{version} with secrets"),
+            prefix,
+            2,
+            &Whose { pod: "client", comm: "curl", library: "openssl" },
+        )
+        .await?;
     }
+    // The control: all of it was asked for, and is told as far as it is no secret.
+    let told = run.told("/secrets-2/0");
+    let query = told.first().map(|event| event["query"].clone()).unwrap_or_default();
+    run.report.equal("the query, without its secret", query, "", "token=REDACTED&page=2");
+    let headers = told.first().map(|event| event["headers"].clone()).unwrap_or_default();
+    let kept: Vec<(&str, bool)> = ["authorization", "cookie", "x-api-key", "user-agent"]
+        .map(|name| (name, headers[name] == "REDACTED"))
+        .to_vec();
+    let wanted =
+        json!([["authorization", true], ["cookie", true], ["x-api-key", true], ["user-agent", false]]);
+    run.report.equal("the headers, and which of them are kept secret", json!(kept), "", wanted);
     let events: String = run.agent.events().iter().map(ToString::to_string).collect();
     let log = std::fs::read_to_string(&run.agent.directories().log)?;
     let observe = |format: &str| run.agent.command(&["observe", "--no-follow", "--output", format]);
