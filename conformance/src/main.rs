@@ -132,6 +132,12 @@ enum Bench {
         #[arg(long)]
         quick: bool,
     },
+    /// What names cost: packets of flows to learned addresses, questions and answers, and how long a look-up takes in a pod.
+    Names {
+        /// Fewer packets and questions, in the least number of rounds: about a minute.
+        #[arg(long)]
+        quick: bool,
+    },
     /// What ADD costs, what the agent takes of memory, and how fast an edit is in the kernel.
     Add {
         /// Fewer rounds and smaller sizes: less than a minute.
@@ -197,6 +203,11 @@ fn run(command: &Command) -> Result<bool> {
                     use bench::requests::Options;
                     let options = if *quick { Options::quick(seed) } else { Options::whole(seed) };
                     bench::requests::run(place, options).await?
+                }
+                Suite::Bench(Bench::Names { quick }) => {
+                    use bench::names::Options;
+                    let options = if *quick { Options::quick(seed) } else { Options::whole(seed) };
+                    bench::names::run(place, options).await?
                 }
                 Suite::Bench(Bench::Add { quick, rounds, parallel, edits, pods, policies }) => {
                     use bench::add::Options;

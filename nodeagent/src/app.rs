@@ -125,6 +125,9 @@ struct BenchDatapathArgs {
     /// Make the run's own cgroup below this one [default: where the hierarchy is mounted].
     #[arg(long, env = "SLUICE_CGROUP_ROOT", value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
+    /// Measure flows to an address that names led to, under rules by name.
+    #[arg(long)]
+    names: bool,
 }
 
 /// Runs the command line; the result is the process's exit code.
@@ -179,7 +182,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 seed: args.seed,
                 cgroup_root: args.cgroup_root,
             };
-            selftest::bench::print(&options).map(|()| ExitCode::SUCCESS)
+            let print = if args.names { selftest::names::print } else { selftest::bench::print };
+            print(&options).map(|()| ExitCode::SUCCESS)
         }
         Command::ElfSymbols => agent::tls::child::run(),
         Command::Completions { shell } => {

@@ -4,10 +4,12 @@
 //! server that answers. Results go to stdout as JSON lines; the rig reads them from the container's log.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+mod ask;
 mod attempt;
 mod escape;
 mod flood;
@@ -29,6 +31,7 @@ const USAGE: &str = "usage: sluice-probe COMMAND [--OPTION VALUE]...
   tries --file F            try each flow of a file once
   map --directory D [--seconds S]   map every file below it as a library, and hold them
   connect --to IP --port P --proto tcp|udp|icmp [--count N] [--timeout-ms MS]
+  ask --server IP --port P --name NAME --count N [--first F]   questions by udp, # in the name is the number
   escape NAME --tag N --own4 IP --own6 IP --neighbour4 IP --neighbour6 IP --allowed4 IP --allowed6 IP
          --forbidden4 IP --forbidden6 IP [--directory D] [--seconds S]";
 
@@ -116,6 +119,13 @@ fn run() -> Result<(), String> {
             count: options.get("count")?.unwrap_or(1),
             timeout: Duration::from_millis(options.get("timeout-ms")?.unwrap_or(2000)),
         }),
+        "ask" => ask::run(&ask::Plan {
+            server: SocketAddr::new(options.need("server")?, options.need("port")?),
+            name: options.need("name")?,
+            first: options.get("first")?.unwrap_or(0),
+            count: options.need("count")?,
+        })
+        .map_err(|error| format!("ask: {error}"))?,
         other => return Err(format!("unknown command {other:?}")),
     }
     Ok(())

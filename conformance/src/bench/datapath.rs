@@ -6,17 +6,18 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::ratio::{self, Median};
 use crate::report::Report;
 use crate::rig::{Place, binary};
 
 /// The most that a packet of an established flow may cost.
-const ESTABLISHED: f64 = 1.5;
+pub(super) const ESTABLISHED: f64 = 1.5;
 /// The most that it may grow between the smallest and the largest size.
-const GROWTH: f64 = 1.1;
+pub(super) const GROWTH: f64 = 1.1;
 /// The least number of rounds.
-const ROUNDS: u32 = 20;
+pub(super) const ROUNDS: u32 = 20;
 
 /// What the benchmark is run with.
 #[derive(Clone, Copy, Debug)]
@@ -66,25 +67,32 @@ impl Drop for Running {
 pub fn run(place: &Place, options: Options) -> Result<Report> {
     ensure!(options.rounds >= ROUNDS, "at least {ROUNDS} rounds: fewer say nothing");
     let mut report = Report::new("bench datapath", options.seed);
-    let samples = samples(place, options)?;
+    let samples = samples(place, options, &[], |sample: &Sample| sample.round)?;
     judge(&mut report, &samples)?;
     Ok(report)
 }
 
-fn samples(place: &Place, options: Options) -> Result<Vec<Sample>> {
+/// The lines that the command prints with these arguments too. `round` tells of which round one is.
+pub(super) fn samples<T: DeserializeOwned>(
+    place: &Place,
+    options: Options,
+    arguments: &[&str],
+    round: fn(&T) -> u32,
+) -> Result<Vec<T>> {
     let mut command = Command::new(binary("sluice")?);
-    command.args(["bench-datapath", "--repeats", &options.repeats.to_string()]);
+    command.args(["bench-datapath", "--repeats", &options.repeats.to_string()]).args(arguments);
     command.args(["--rounds", &options.rounds.to_string(), "--seed", &options.seed.to_string()]);
     command.arg("--cgroup-root").arg(&place.cgroup_root);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut running = Running(command.spawn().context("sluice bench-datapath")?);
     let output = running.0.stdout.take().context("stdout was piped")?;
-    let mut samples: Vec<Sample> = Vec::new();
+    let mut samples: Vec<T> = Vec::new();
     for line in BufReader::new(output).lines() {
         let line = line?;
-        let sample: Sample = serde_json::from_str(&line).with_context(|| format!("a sample: {line:?}"))?;
-        if samples.last().is_none_or(|last| last.round != sample.round) && sample.round.is_multiple_of(5) {
-            eprintln!("bench datapath: round {} of {}", sample.round + 1, options.rounds);
+        let sample: T = serde_json::from_str(&line).with_context(|| format!("a sample: {line:?}"))?;
+        let number = round(&sample);
+        if samples.last().is_none_or(|last| round(last) != number) && number.is_multiple_of(5) {
+            eprintln!("bench datapath: round {} of {}", number + 1, options.rounds);
         }
         samples.push(sample);
     }

@@ -2,5 +2,6 @@
 
 pub mod add;
 pub mod datapath;
+pub mod names;
 mod ratio;
 pub mod requests;

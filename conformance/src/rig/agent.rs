@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::bpf::{self, KernelObjects};
+use super::bpf::{self, KernelObjects, LinkedProgram};
 use super::command::{binary, run, tail};
 use super::containerd::TICK;
 use super::isolate::{Place, fresh};
@@ -267,6 +267,13 @@ impl Agent {
     /// What the kernel accounts for every pinned map, in bytes.
     pub fn map_memory(&self) -> Result<usize> {
         bpf::pins(&self.pins())?.iter().map(|pin| bpf::memory(pin)).sum()
+    }
+
+    /// The program that is attached to the cgroup under this name.
+    pub fn attached(&self, name: &str) -> Result<LinkedProgram> {
+        let pins = bpf::pins(&self.pins())?;
+        let is_of = |pin: &&PathBuf| pin.ends_with(Path::new("links").join(name));
+        LinkedProgram::of(pins.iter().find(is_of).with_context(|| format!("no link {name} is pinned"))?)
     }
 
     fn pins(&self) -> PathBuf {

@@ -19,9 +19,11 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_GET_NEXT_ID: libc::c_int = 11;
 const BPF_MAP_GET_NEXT_ID: libc::c_int = 12;
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_BTF_GET_NEXT_ID: libc::c_int = 23;
 const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
+const BPF_ENABLE_STATS: libc::c_int = 32;
 
 /// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` (enum `bpf_attach_type`).
 pub(super) const TCX: [u32; 2] = [46, 47];
@@ -267,6 +269,55 @@ fn open(pin: &Path) -> Result<OwnedFd> {
 pub(super) fn memory(pin: &Path) -> Result<usize> {
     let text = fdinfo(&open(pin)?)?;
     if text.contains("map_type:") { field(&text, "memlock:") } else { Ok(0) }
+}
+
+/// As long as this lives, the kernel keeps time of every program.
+pub struct RunTimes(#[expect(dead_code, reason = "what counts is that it is open")] OwnedFd);
+
+impl RunTimes {
+    /// Begins to keep time.
+    pub fn keep() -> Result<Self> {
+        // BPF_STATS_RUN_TIME (enum bpf_stats_type).
+        let kind: u32 = 0;
+        let fd = bpf(BPF_ENABLE_STATS, &kind).context("asking for the programs' run times")?;
+        // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+}
+
+/// How long a program has run while time was kept, and how often.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunTime {
+    /// In nanoseconds, with the programs that it handed on to.
+    pub nanoseconds: u64,
+    /// How often.
+    pub runs: u64,
+}
+
+/// The program behind a pinned link.
+pub struct LinkedProgram(OwnedFd);
+
+impl LinkedProgram {
+    pub(super) fn of(pin: &Path) -> Result<Self> {
+        #[repr(C)]
+        struct Attr {
+            id: u32,
+            next: u32,
+            flags: u32,
+        }
+        let id = field(&fdinfo(&open(pin)?)?, "prog_id:")?;
+        let attr = Attr { id: u32::try_from(id)?, next: 0, flags: 0 };
+        let fd = bpf(BPF_PROG_GET_FD_BY_ID, &attr).with_context(|| format!("opening program {id}"))?;
+        // SAFETY: as above.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// So far.
+    pub fn run_time(&self) -> Result<RunTime> {
+        let text = fdinfo(&self.0)?;
+        let number = |name: &str| field(&text, name).map(|value| value as u64);
+        Ok(RunTime { nanoseconds: number("run_time_ns:")?, runs: number("run_cnt:")? })
+    }
 }
 
 /// A number that `fdinfo` tells.

@@ -48,7 +48,7 @@ mod runc;
 mod snapshot;
 
 pub use agent::{Agent, AgentDirectories};
-pub use bpf::KernelObjects;
+pub use bpf::{KernelObjects, LinkedProgram, RunTime, RunTimes};
 pub use cni::Chain;
 pub use command::{binary, binary_in_path, run, static_binary};
 pub use container::{Container, ContainerSpec};

@@ -82,10 +82,14 @@ const NEEDS: &[Need] = &[
         "gives the pods their network",
     ),
     need(&["busybox-static"], Probe::Program("busybox"), "fills their image"),
+    need(
+        &["iptables"],
+        Probe::Program("iptables"),
+        "is called by the network plugins of the chain that the benchmark of ADD measures",
+    ),
     need(&["iproute2"], Probe::Program("ip"), "lays out networks for the suites"),
     need(&["knot"], Probe::File("/usr/sbin/knotd"), "serves names to the suite of domain rules"),
     need(&["bind9-dnsutils"], Probe::Program("dig"), "asks for names in it"),
-    need(&["python3"], Probe::Program("python3"), "is its client of the C library, and its lying server"),
     client(&["nginx-light"], "/usr/sbin/nginx", "serves requests to the suite of requests"),
     client(&["openssl"], "/usr/bin/openssl", "makes its certificates, and is a client in it"),
     client(&["curl"], "/usr/bin/curl", "is a client in it, of OpenSSL"),
@@ -104,6 +108,17 @@ const NEEDS: &[Need] = &[
     client(&["golang-go"], "/usr/bin/go", "compiles the client of Go (81 MB)"),
     client(&["libssl-dev"], "/usr/include/openssl/ssl.h", "compiles the clients of C"),
     client(&["apache2-utils"], "/usr/bin/ab", "is its load"),
+    need(
+        &["python3"],
+        Probe::File("/usr/bin/python3"),
+        "is its client of the C library, and its lying server",
+    ),
+    need(
+        &["python3-pycares"],
+        Probe::File("/usr/lib/python3/dist-packages/pycares/__init__.py"),
+        "asks by c-ares, as Node.js does",
+    ),
+    need(&["musl-tools"], Probe::Program("musl-gcc"), "links a client with musl, as Alpine's are"),
     Need {
         packages: &["rust-web-clippy"],
         there: Probe::Other(has_bpf_clippy),

@@ -16,7 +16,17 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sluice-ebpf-build", &[]),
     ("sluice-parse", &["sluice-abi"]),
     ("sluice-cni", &["sluice-api"]),
-    ("sluice", &["sluice-abi", "sluice-api", "sluice-policy", "sluice-requests", "sluice-ebpf-build"]),
+    (
+        "sluice",
+        &[
+            "sluice-abi",
+            "sluice-api",
+            "sluice-parse",
+            "sluice-policy",
+            "sluice-requests",
+            "sluice-ebpf-build",
+        ],
+    ),
     // It runs built programs, and knows nothing of what is inside them.
     ("sluice-conformance", &["sluice-abi", "sluice-api"]),
     ("sluice-probe", &[]),

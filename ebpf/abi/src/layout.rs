@@ -9,17 +9,17 @@
 //! are made anew, datagrams that came in before are not known any more to be answered: raise theirs with care.
 
 /// `SLOTS`, `ADDRESSES`, `PORTS`, `STEPS`, `NAMES` and `FLOWS`.
-pub const VERDICTS: u32 = if cfg!(feature = "rehearsal") { 3 } else { 2 };
+pub const VERDICTS: u32 = if cfg!(feature = "rehearsal") { 4 } else { 3 };
 /// `ENDPOINTS`.
 pub const ENDPOINTS: u32 = if cfg!(feature = "rehearsal") { 2 } else { 1 };
 /// `COUNTERS`.
 pub const COUNTERS: u32 = if cfg!(feature = "rehearsal") { 3 } else { 2 };
 /// `STREAMS`, `ROOMS` and the arrays of programs, for what one program leaves to the next. Raised with the two above as well:
 /// programs of different layouts must not call each other.
-pub const TAILS: u32 = if cfg!(feature = "rehearsal") { 2 } else { 1 };
+pub const TAILS: u32 = if cfg!(feature = "rehearsal") { 3 } else { 2 };
 
 /// Every map by its name in the object, with the number of its layout.
-pub const MAPS: [(&str, u32); 30] = [
+pub const MAPS: [(&str, u32); 32] = [
     ("CONFIG", 1),
     ("ENDPOINTS", ENDPOINTS),
     ("SLOTS", VERDICTS),
@@ -37,7 +37,8 @@ pub const MAPS: [(&str, u32); 30] = [
     ("BUDGETS", 1),
     ("COUNTERS", COUNTERS),
     ("EVENTS", 2),
-    ("NAMES_CONFIG", 1),
+    ("PAYLOADS", 1),
+    ("NAMES_CONFIG", 2),
     ("NAMES", VERDICTS),
     ("RESOLVERS", 1),
     ("NODE_ADDRESSES", 1),
@@ -46,6 +47,7 @@ pub const MAPS: [(&str, u32); 30] = [
     ("STREAMS", TAILS),
     ("HELLOS", 1),
     ("SHOWN", 1),
+    ("TOLD", 1),
     ("ROOMS", TAILS),
     ("NAME_ROOMS", VERDICTS),
     ("EGRESS_TAILS", TAILS),

@@ -217,9 +217,19 @@ pub mod state {
     pub const READ: u8 = 2;
     /// Denied.
     pub const DENIED: u8 = 3;
+    /// As [`SETTLED`], and its first payload is still to be told of: a name, or the first datagrams of QUIC.
+    pub const UNTOLD: u8 = 4;
+    /// As [`SETTLED`], and it was seen to be HTTP/1: payloads that begin as a request does are told of.
+    pub const REQUESTS: u8 = 5;
+
+    /// Is a flow in this state allowed for good?
+    pub const fn is_free(state: u8) -> bool {
+        state == SETTLED || state >= UNTOLD
+    }
 }
 
-/// The judged flow of a socket: value of `FLOWS`. Never changed once it is there: a new verdict is a new value.
+/// The judged flow of a socket: value of `FLOWS`. A new verdict is a new value; of one that is there nothing changes but
+/// the state, and that only from one to another of those that are allowed for good.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowValue {
@@ -362,6 +372,8 @@ pub mod tail {
     pub const HELLO: u32 = 1;
     /// At egress, `named`: judges the flow by it.
     pub const NAMED: u32 = 2;
+    /// At egress, `payload`: tells of what an allowed flow sends first, and of further requests of HTTP/1.
+    pub const PAYLOAD: u32 = 4;
     /// At ingress, `answer`: reads what a resolver sends.
     pub const ANSWER: u32 = 0;
     /// At ingress, `walk`: reads the records of an answer.
@@ -369,7 +381,7 @@ pub mod tail {
     /// At ingress, `learn`: writes down the addresses of an answer.
     pub const LEARN: u32 = 1;
     /// How many there may be.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 8;
 }
 
 /// Indices of `COUNTERS`, per CPU.

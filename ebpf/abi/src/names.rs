@@ -7,6 +7,7 @@
 //! NAMES      (policy id, name), longest prefix ──► list id, and whether the name may be asked for
 //! HELLOS     socket ──► the pieces of its first payload, until a name is found in it or not
 //! SHOWN      socket ──► the name that its flow showed
+//! TOLD       socket ──► how far its requests have been told of
 //! ```
 //!
 //! A name is kept *reversed*: lower-case text without a final dot, a dot put in front, all of it turned round.
@@ -183,6 +184,14 @@ pub struct NamesConfigValue {
     pub floor_ns: u64,
     /// How long past its TTL a learned address still counts, for clients that ignore TTLs.
     pub grace_ns: u64,
+    /// Bits of [`names_config`].
+    pub flags: u64,
+}
+
+/// Bits of [`NamesConfigValue::flags`].
+pub mod names_config {
+    /// A hello with an encrypted one in it shows the name that stands outside of that.
+    pub const OUTER_NAMES: u64 = 1;
 }
 
 /// Value of `NAMES`.
@@ -231,10 +240,17 @@ pub mod shown {
     pub const SO_FAR: u8 = 2;
     /// It was read whole and shows no name.
     pub const NONE: u8 = 3;
-    /// The name is encrypted (ECH).
+    /// The name is encrypted (ECH). The one that is kept stands outside, and is no name that the flow goes by.
     pub const ENCRYPTED: u8 = 4;
     /// Neither a `ClientHello` nor an HTTP/1 request, or one that cannot be followed.
     pub const UNREADABLE: u8 = 5;
+    /// This name, which stands outside of an encrypted one: [`super::names_config::OUTER_NAMES`].
+    pub const OUTER: u8 = 6;
+
+    /// Is there a name that the flow goes by?
+    pub const fn is_name(state: u8) -> bool {
+        matches!(state, NAME | SO_FAR | OUTER)
+    }
 }
 
 /// Where a name was shown: [`ShownValue::by`].
@@ -261,6 +277,14 @@ pub struct ShownValue {
     pub pad: u8,
     /// The name, reversed.
     pub name: NameBytes,
+}
+
+/// How far the requests of a flow have been told of: value of `TOLD`, freed with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToldValue {
+    /// The TCP number after the last of them: what is sent again is not told again.
+    pub next: u32,
 }
 
 /// Addresses of an answer that an event tells; it counts all of them.
@@ -293,24 +317,44 @@ pub struct NameEvent {
     pub pad2: u32,
 }
 
+/// Bytes of a payload that are told; a power of two. A datagram of QUIC's Initial packets is not longer.
+pub const TOLD_PAYLOAD: usize = 2048;
+
+/// A payload that user space reads: in the ring `PAYLOADS`. Of kind [`crate::kind::HTTP`] the start of a request, of kind
+/// [`crate::kind::TLS`] a datagram of QUIC.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadEvent {
+    /// What any event with a name has. The name is only that of the first request, which the flow was judged by.
+    pub event: NameEvent,
+    /// How many bytes of `payload` are set.
+    pub length: u32,
+    /// 1 for the first request of a flow.
+    pub is_first: u32,
+    /// The payload from its start.
+    pub payload: [u8; TOLD_PAYLOAD],
+}
+
 const _: () = {
     assert!(size_of::<ResolverKey>() == 20);
     assert!(size_of::<QuestionKey>() == 40);
     assert!(size_of::<QuestionValue>() == 264);
     assert!(size_of::<LearnedKey>() == 16);
     assert!(size_of::<LearnedValue>() == 320);
-    assert!(size_of::<NamesConfigValue>() == 16);
+    assert!(size_of::<NamesConfigValue>() == 24);
     assert!(size_of::<NameKey>() == 256);
     assert!(size_of::<NamedValue>() == 8);
     assert!(size_of::<ShownValue>() == 256);
+    assert!(size_of::<ToldValue>() == 4);
     assert!(size_of::<NameEvent>() == 104 + 8 + 16 * TOLD_ADDRESSES + 256);
+    assert!(size_of::<PayloadEvent>() == 432 + 8 + TOLD_PAYLOAD);
 };
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        FlowEvent, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue, NamesConfigValue, QuestionKey,
-        QuestionValue, ResolverKey, ShownValue,
+        FlowEvent, LearnedKey, LearnedValue, NameEvent, NameKey, NamedValue, NamesConfigValue, PayloadEvent,
+        QuestionKey, QuestionValue, ResolverKey, ShownValue, ToldValue,
     };
 
     macro_rules! pod {
@@ -329,10 +373,12 @@ mod pod {
         NameKey,
         NamedValue,
         NamesConfigValue,
+        PayloadEvent,
         QuestionKey,
         QuestionValue,
         ResolverKey,
         ShownValue,
+        ToldValue,
     );
 }
 

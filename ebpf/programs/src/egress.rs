@@ -16,6 +16,7 @@ use crate::judge::Asker;
 use crate::maps::count;
 use crate::names::told;
 use crate::packet::{Packet, TCP_RST, forget_whether};
+use crate::payload;
 use crate::socket::{self, SOCK_RAW, TCP_ESTABLISHED, TCP_LISTEN};
 use crate::{DROP, PASS};
 
@@ -28,8 +29,13 @@ pub fn try_egress(ctx: &SkBuffContext) -> Option<i32> {
     if interface == LOOPBACK || sk.is_null() {
         return None;
     }
-    if flow::is_established(skb, 0) {
-        return Some(PASS);
+    match flow::established(skb, 0) {
+        Some(state::SETTLED) => return Some(PASS),
+        Some(_) => {
+            payload::hand_on(ctx);
+            return Some(PASS);
+        }
+        None => {}
     }
     let mut packet = Packet::read(skb, 0);
     let judged = judge_packet(skb, full_socket(sk)?, &mut packet, told::AS_READ)?;
@@ -37,6 +43,9 @@ pub fn try_egress(ctx: &SkBuffContext) -> Option<i32> {
         hello::hand_on(ctx);
     } else if judged == Judged::Allowed && dns::may_ask(&packet) {
         dns::question::hand_on(ctx);
+    } else if judged == Judged::Told {
+        payload::hand_on(ctx);
+        return Some(PASS);
     } else {
         return Some(if judged == Judged::Denied { DROP } else { PASS });
     }
@@ -66,6 +75,8 @@ enum Judged {
     Allowed,
     /// It may go, if what it shows is no name or one that it may show.
     AwaitsName,
+    /// It may go, and what it shows is told of.
+    Told,
     /// It may not.
     Denied,
 }
@@ -106,9 +117,13 @@ fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, tol
     if matches!(packet.class, class::UDP | class::SCTP) && !is_reply {
         touch_own(&key, now, verdict.denied());
     }
+    let mut state = verdict.state;
+    let is_own = !is_reply && state == state::SETTLED;
     // A reply by datagram is judged each time: its evidence runs out.
     if is_kept && !(is_reply && packet.class == class::UDP) {
-        flow::remember(sk, &endpoint, packet, &verdict, is_reply);
+        state = flow::remember(skb, sk, packet, (&endpoint, &verdict), is_reply, known.is_opening);
+    } else if is_own && packet.class == class::UDP && flow::shows(packet) {
+        state = state::UNTOLD;
     }
     // The end of a connection that an edit cut, so that the peer does not wait for more. It carries nothing.
     if verdict.denied()
@@ -123,9 +138,10 @@ fn judge_packet(skb: *mut __sk_buff, sk: *mut bpf_sock, packet: &mut Packet, tol
     } else if !is_reply && verdict.state != state::OPENING {
         count(counter::ALLOWED);
     }
-    Some(match verdict.state {
+    Some(match state {
         state::DENIED => Judged::Denied,
         state::OPENING => Judged::AwaitsName,
+        state::UNTOLD | state::REQUESTS => Judged::Told,
         _ => Judged::Allowed,
     })
 }

@@ -2,7 +2,8 @@
 //! packet as tells that it is of that flow. A socket is not a flow: it may send anywhere.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use sluice_abi::{FlowValue, SlotWord, class, counter, direction, state};
+use aya_ebpf::helpers::bpf_sk_fullsock;
+use sluice_abi::{FlowValue, SlotWord, class, counter, direction, shown, shown_by, state};
 use sluice_parse::dns::PORT;
 
 use crate::address::Address;
@@ -13,6 +14,9 @@ use crate::packet::{Ipv4, Ipv6, Packet};
 use crate::room;
 use crate::socket;
 
+/// The ports of HTTP, and of HTTP over TLS or QUIC.
+pub const HTTP: u16 = 80;
+const HTTPS: u16 = 443;
 /// Version and header length of an IPv4 header without options.
 const PLAIN_V4: u8 = 0x45;
 
@@ -24,22 +28,23 @@ struct WithPorts<T> {
     destination_port: u16,
 }
 
-/// Is the packet of a flow that was judged under the policy in force, and allowed? The packet starts at byte `start` of
-/// its buffer. False says nothing: ask [`is_same`] once the packet is read whole.
+/// The state of the packet's flow, if it was judged under the policy in force and allowed for good. The packet starts at
+/// byte `start` of its buffer. None says nothing: ask [`is_same`] once the packet is read whole.
 #[inline(always)]
-pub fn is_established(skb: *mut __sk_buff, start: usize) -> bool {
+pub fn established(skb: *mut __sk_buff, start: usize) -> Option<u8> {
     // SAFETY: `skb` is the program's context.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
-        return false;
+        return None;
     }
-    let Some(flow) = socket::flow(sk) else { return false };
-    // SAFETY: live socket storage, never changed once it is there.
-    let flow = unsafe { &*flow };
-    if flow.state != state::SETTLED || !is_current(flow) {
-        return false;
+    // SAFETY: live socket storage, of which nothing but the state changes once it is there.
+    let flow = unsafe { &*socket::flow(sk)? };
+    let state = flow.state;
+    if !state::is_free(state) || !is_current(flow) {
+        return None;
     }
-    if flow.version == 4 { is_of_v4(flow, skb, start) } else { is_of_v6(flow, skb, start) }
+    let is_of = if flow.version == 4 { is_of_v4(flow, skb, start) } else { is_of_v6(flow, skb, start) };
+    if is_of { Some(state) } else { None }
 }
 
 #[inline(always)]
@@ -110,20 +115,29 @@ pub fn is_same(flow: *const FlowValue, packet: &Packet) -> bool {
         && Address::from_bytes(&flow.local) == packet.source
 }
 
-/// Keeps a verdict with the socket. One that is there already stays.
+/// Keeps a verdict with the socket. One that is there already stays. Gives the state that is kept; `opens` says that the
+/// packet opens a TCP connection.
 #[inline(always)]
-pub fn remember(sk: *mut bpf_sock, endpoint: &Endpoint, packet: &Packet, verdict: &Verdict, is_reply: bool) {
+pub fn remember(
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+    packet: &Packet,
+    (endpoint, verdict): (&Endpoint, &Verdict),
+    is_reply: bool,
+    opens: bool,
+) -> u8 {
     let known = socket::flow(sk).filter(|flow| is_same(*flow, packet));
-    // SAFETY: live socket storage, never changed once it is there.
+    // SAFETY: live socket storage, of which nothing but the state changes once it is there.
     let known = known.map(|flow| unsafe { &*flow });
     let direction = if is_reply { direction::REPLY } else { direction::OWN };
-    // A conversation with a resolver is read packet by packet.
-    let is_read = verdict.state == state::SETTLED && !is_reply && packet.destination_port == PORT;
-    let state = if is_read { state::READ } else { verdict.state };
+    let mut state = verdict.state;
+    if state == state::SETTLED && !is_reply {
+        state = allowed_state(skb, packet.destination_port.into(), packet.class.into(), opens.into()) as u8;
+    }
     if known
         .is_some_and(|flow| flow.word == verdict.word.0 && flow.direction == direction && flow.state == state)
     {
-        return;
+        return state;
     }
     let was_allowed = !verdict.denied() || known.is_some_and(|flow| flow.was_allowed != 0);
     let SlotWord(word) = verdict.word;
@@ -153,4 +167,64 @@ pub fn remember(sk: *mut bpf_sock, endpoint: &Endpoint, packet: &Packet, verdict
         count(counter::STORAGE_FAILED);
     }
     room::leave_room(number);
+    state
+}
+
+/// The state of a flow of the pod's own that is allowed for good, by its port and class, and by what is kept with its
+/// socket.
+///
+/// VERIFIER: a global function, which it walks once: what state it is makes no difference after.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn allowed_state(skb: *mut __sk_buff, port: u32, class: u32, opens: u32) -> u32 {
+    // A conversation with a resolver is read packet by packet.
+    if port == PORT.into() {
+        return state::READ.into();
+    }
+    // SAFETY: `skb` is the program's context; a null socket is not given to the helper.
+    let sk = unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() { sk } else { bpf_sk_fullsock(sk) }
+    };
+    if sk.is_null() {
+        return state::SETTLED.into();
+    }
+    if class == class::TCP.into()
+        && let Some(shown) = socket::shown(sk)
+    {
+        // SAFETY: live socket storage.
+        let (shown, by) = unsafe { ((*shown).state, (*shown).by) };
+        if shown != shown::MORE {
+            return state_after(shown, by).into();
+        }
+    }
+    // SAFETY: live socket storage.
+    let before = socket::flow(sk).map(|flow| unsafe { (*flow).state });
+    let is_first = match before {
+        Some(before) => opens != 0 || matches!(before, state::UNTOLD | state::OPENING),
+        None => opens != 0 || class == class::UDP.into(),
+    };
+    if is_first && is_told(port as u16, class as u8) { state::UNTOLD.into() } else { state::SETTLED.into() }
+}
+
+/// The state of an allowed flow that has shown what it shows.
+#[inline(always)]
+pub fn state_after(shown: u8, by: u8) -> u8 {
+    let is_request = by == shown_by::HTTP && matches!(shown, shown::NAME | shown::NONE);
+    if is_request { state::REQUESTS } else { state::SETTLED }
+}
+
+/// Is it of a flow whose first payload is told of, whatever the policy? What is on these ports is TLS, HTTP or QUIC.
+#[inline(always)]
+pub fn shows(packet: &Packet) -> bool {
+    is_told(packet.destination_port, packet.class)
+}
+
+#[inline(always)]
+fn is_told(port: u16, class: u8) -> bool {
+    match class {
+        class::TCP => matches!(port, HTTP | HTTPS),
+        class::UDP => port == HTTPS,
+        _ => false,
+    }
 }

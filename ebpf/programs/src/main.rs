@@ -6,6 +6,7 @@
 //! | `ingress` | `cgroup_skb/ingress` | notes who spoke first, so that replies pass | 5.10 |
 //! | `question`, `asked` | after `egress` | read what is asked of a trusted resolver, and note it | 5.10 |
 //! | `hello`, `named` | after `egress` | read the name that a flow shows, and judge the flow by it | 5.10 |
+//! | `payload` | after `egress` | tells of requests, and of what an allowed flow sends first | 5.10 |
 //! | `answer`, `walk`, `learn` | after `ingress` | read its answers, and write down the addresses | 5.10 |
 //! | `connect4`, `connect6` | `cgroup/connect*` | notes the process, refuses a denied TCP connect with EPERM | 5.10 |
 //! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg*` | the same for datagrams sent by address | 5.10 |
@@ -35,6 +36,7 @@ mod judge;
 mod maps;
 mod names;
 mod packet;
+mod payload;
 mod room;
 mod socket;
 mod tell;
@@ -72,13 +74,17 @@ fn asked(ctx: SkBuffContext) -> i32 {
 
 #[cgroup_skb(egress)]
 fn hello(ctx: SkBuffContext) -> i32 {
-    hello::try_hello(&ctx);
-    DROP
+    hello::try_hello(&ctx).unwrap_or(DROP)
 }
 
 #[cgroup_skb(egress)]
 fn named(ctx: SkBuffContext) -> i32 {
     egress::judge_named(&ctx).unwrap_or(PASS)
+}
+
+#[cgroup_skb(egress)]
+fn payload(ctx: SkBuffContext) -> i32 {
+    payload::try_payload(&ctx).unwrap_or(DROP)
 }
 
 #[cgroup_skb(ingress)]

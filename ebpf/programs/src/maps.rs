@@ -9,8 +9,8 @@ use aya_ebpf::macros::btf_map;
 use sluice_abi::{
     AddressKey, BoundValue, BudgetValue, ConfigValue, ConversationKey, DenialKey, DenialValue, EndpointValue,
     FlowEvent, FlowValue, HeardKey, LearnedKey, LearnedValue, MAX_ENDPOINTS, NameKey, NamedValue,
-    NamesConfigValue, OriginValue, PortKey, PortValue, QuestionKey, QuestionValue, ResolverKey, ShownValue,
-    SlotWord, StepsKey, StepsValue, counter, tail,
+    NamesConfigValue, OriginValue, PayloadEvent, PortKey, PortValue, QuestionKey, QuestionValue, ResolverKey,
+    ShownValue, SlotWord, StepsKey, StepsValue, ToldValue, counter, tail,
 };
 use sluice_parse::hello::Hello;
 
@@ -31,7 +31,7 @@ const KNOWN_ADDRESSES: usize = 1 << 10;
 const LEARNED_ADDRESSES: usize = 1 << 17;
 /// Programs that may interrupt each other on one CPU while each holds a room.
 const ROOMS_PER_CPU: usize = 4;
-/// Bytes of the ring buffer.
+/// Bytes of a ring buffer.
 const EVENTS_SIZE: usize = 1 << 20;
 
 // The agent maps CONFIG and SLOTS into its memory and changes a word by one atomic store.
@@ -75,6 +75,9 @@ pub static BUDGETS: Array<BudgetValue, { MAX_ENDPOINTS as usize }> = Array::new(
 pub static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<FlowEvent, EVENTS_SIZE> = RingBuf::new();
+// Of its own: payloads are long, and must not take the place of denials.
+#[btf_map]
+pub static PAYLOADS: RingBuf<PayloadEvent, EVENTS_SIZE> = RingBuf::new();
 
 /// See [`crate::room`].
 #[btf_map]
@@ -98,6 +101,8 @@ pub static STREAMS: SkStorage<Streams> = SkStorage::new();
 pub static HELLOS: SkStorage<Hello> = SkStorage::new();
 #[btf_map]
 pub static SHOWN: SkStorage<ShownValue> = SkStorage::new();
+#[btf_map]
+pub static TOLD: SkStorage<ToldValue> = SkStorage::new();
 #[btf_map]
 pub static ROOMS: PerCpuArray<DnsRoom, ROOMS_PER_CPU> = PerCpuArray::new();
 // The programs that `egress` and `ingress` hand a packet on to: one array for each, as the kernel takes programs of one

@@ -128,7 +128,7 @@ impl Shown {
 
     #[inline(always)]
     fn is_name(&self) -> bool {
-        !self.name.is_null() && matches!(self.state, shown::NAME | shown::SO_FAR)
+        !self.name.is_null() && shown::is_name(self.state)
     }
 }
 

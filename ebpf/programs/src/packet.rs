@@ -354,7 +354,7 @@ pub fn forget_whether(skb: *mut __sk_buff, value: bool) -> bool {
 
 /// Copies a value out of the packet; `None` past its end.
 #[inline(always)]
-fn load<T>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+pub fn load<T>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the helper writes exactly `size_of::<T>()` bytes, or fails and writes zeros. Only called for types made
     // of integers.

@@ -10,7 +10,7 @@ use aya_ebpf::programs::SockContext;
 use sluice_abi::{BoundValue, FlowValue, OriginValue, ShownValue, counter};
 
 use crate::endpoint::Endpoint;
-use crate::maps::{BOUND, FLOWS, HELLOS, ORIGINS, SHOWN, count};
+use crate::maps::{BOUND, FLOWS, HELLOS, ORIGINS, SHOWN, TOLD, count};
 
 /// `TCP_LISTEN` (include/net/tcp_states.h).
 pub const TCP_LISTEN: u32 = 10;
@@ -55,8 +55,8 @@ pub fn flow(sk: *mut bpf_sock) -> Option<*const FlowValue> {
     get(&FLOWS, sk).map(<*mut FlowValue>::cast_const)
 }
 
-/// Remembers a flow in place of the last one. A value is never changed once it is there, so that two packets of one
-/// socket on two CPUs cannot mix the address of one with the verdict of the other.
+/// Remembers a flow in place of the last one. A value is not changed once it is there, but for [`settle`], so that two
+/// packets of one socket on two CPUs cannot mix the address of one with the verdict of the other.
 #[inline(always)]
 pub fn set_flow(sk: *mut bpf_sock, flow: &mut FlowValue) {
     forget_flow(sk);
@@ -72,6 +72,13 @@ pub fn set_flow(sk: *mut bpf_sock, flow: &mut FlowValue) {
     if made.is_null() {
         count(counter::STORAGE_FAILED);
     }
+}
+
+/// Nothing more of a flow is to be told than what `state` says: one that is allowed for good, as the flow is.
+#[inline(always)]
+pub fn settle(flow: *const FlowValue, state: u8) {
+    // SAFETY: live socket storage. One byte is written: a new verdict would be a new value, and this one is then nobody's.
+    unsafe { core::ptr::write_volatile(&raw mut (*flow.cast_mut()).state, state) };
 }
 
 /// The name by which the flow judged last was allowed.
@@ -109,6 +116,7 @@ pub fn forget_names(sk: *mut bpf_sock) {
     delete(&BOUND, sk);
     delete(&SHOWN, sk);
     delete(&HELLOS, sk);
+    delete(&TOLD, sk);
 }
 
 /// Forgets the flow judged last.

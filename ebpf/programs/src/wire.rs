@@ -50,7 +50,7 @@ enum Sender {
 #[inline(always)]
 pub fn try_wire(ctx: &TcContext) -> Option<i32> {
     let skb = ctx.skb.skb;
-    if flow::is_established(skb, ETHERNET_HEADER as usize) {
+    if flow::established(skb, ETHERNET_HEADER as usize).is_some() {
         return None;
     }
     // SAFETY: `skb` is the program's context.

@@ -150,7 +150,7 @@ pub struct Counters {
     pub events_lost: u64,
     /// Events held back because one pod gave too many.
     pub events_over_budget: u64,
-    /// Events of excluded networks. Counted by the agent.
+    /// Events of excluded networks and names. Counted by the agent.
     pub events_excluded: u64,
     /// Events that whoever reads standard output was too slow for. Counted by the agent.
     pub events_not_printed: u64,
@@ -160,6 +160,29 @@ pub struct Counters {
     pub storage_failed: u64,
     /// Packets denied because their policy was not in the kernel.
     pub policy_missing: u64,
+    /// What was counted of names.
+    #[serde(default)]
+    pub names: NameCounters,
+}
+
+/// What the programs counted of names since they were first loaded.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NameCounters {
+    /// Addresses learned from DNS, again or for the first time.
+    pub learned: u64,
+    /// Answers of which an address took the place of one that still counted, or found none.
+    pub learned_full: u64,
+    /// Addresses of answers that no name may open: loopback, link-local, multicast, the node's own.
+    pub addresses_refused: u64,
+    /// DNS messages that could not be read.
+    pub dns_unreadable: u64,
+    /// Answers to nobody's question.
+    pub dns_unasked: u64,
+    /// Questions refused because no rule could open the name.
+    pub questions_refused: u64,
+    /// First payloads whose name could not be read.
+    pub names_unreadable: u64,
 }
 
 impl From<Refusal> for Answer {
@@ -253,6 +276,15 @@ fn status(shared: &Shared) -> Result<(Status, Vec<PodStatus>), crate::datapath::
             events_not_observed: shared.metrics.lost_so_far(LostAt::Observer),
             storage_failed: count(counter::STORAGE_FAILED),
             policy_missing: count(counter::POLICY_MISSING),
+            names: NameCounters {
+                learned: count(counter::LEARNED),
+                learned_full: count(counter::LEARNED_FULL),
+                addresses_refused: count(counter::ADDRESSES_REFUSED),
+                dns_unreadable: count(counter::DNS_UNREADABLE),
+                dns_unasked: count(counter::DNS_UNASKED),
+                questions_refused: count(counter::QUESTIONS_REFUSED),
+                names_unreadable: count(counter::NAMES_UNREADABLE),
+            },
         },
     };
     Ok((status, pods))

@@ -11,12 +11,16 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sluice_policy::{Network, Posture};
+use sluice_policy::Posture;
 use tracing_subscriber::EnvFilter;
 
 use super::output::Format;
 use super::trusted::{self, FileError};
 use super::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Options};
+use exclude::EventSettings;
+pub use exclude::Exclude;
+
+mod exclude;
 
 /// Where the configuration is looked for if nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/sluice/agent.yaml";
@@ -102,6 +106,9 @@ pub struct Settings {
     /// A JVM keeps what it was told for 30 seconds by default.
     #[arg(long, env = "SLUICE_DNS_GRACE", value_name = "SECONDS")]
     dns_grace: Option<u32>,
+    /// By which name a TLS connection goes that encrypts one (ECH), or pretends to, as browsers do [default: no-name].
+    #[arg(long, env = "SLUICE_ECH", value_enum)]
+    ech: Option<Ech>,
     /// Serve /metrics, /readyz and /healthz here; empty for nowhere [default: 127.0.0.1:9470].
     ///
     /// Whoever reaches the address may read them: there is no password. They name neither pods nor addresses.
@@ -110,17 +117,14 @@ pub struct Settings {
     /// What the agent says of itself on standard error: error, warn, info, debug or trace [default: info].
     #[arg(long, env = "SLUICE_LOG", value_name = "LEVEL")]
     log: Option<String>,
-    /// Give no events of destinations in these networks, separated by commas; they are counted as filtered.
-    ///
-    /// Verdicts are the same: this is about what is told, not about what is done. In the file: events.exclude.networks.
-    #[arg(long, env = "SLUICE_EXCLUDE_NETWORKS", value_name = "CIDR", value_delimiter = ',')]
-    #[serde(rename = "events", with = "events", default)]
-    exclude_networks: Option<Vec<Network>>,
     /// Show the requests that pods make over TLS, by probes in the libraries that they encrypt with [default: on].
     ///
     /// Off: no process is probed, and no file of a pod is read.
     #[arg(long, env = "SLUICE_REQUESTS", value_enum)]
     requests: Option<Switch>,
+    #[command(flatten)]
+    #[serde(default)]
+    events: EventSettings,
 }
 
 impl Settings {
@@ -166,10 +170,11 @@ impl Settings {
             resolvers: self.resolvers.or(file.resolvers),
             dns_floor: self.dns_floor.or(file.dns_floor),
             dns_grace: self.dns_grace.or(file.dns_grace),
+            ech: self.ech.or(file.ech),
             metrics_address: self.metrics_address.or(file.metrics_address),
             log: self.log.or(file.log),
-            exclude_networks: self.exclude_networks.or(file.exclude_networks),
             requests: self.requests.or(file.requests),
+            events: self.events.over(file.events),
         }
     }
 
@@ -191,10 +196,11 @@ impl Settings {
             resolvers: Some(Vec::new()),
             dns_floor: Some(DEFAULT_DNS_FLOOR),
             dns_grace: Some(DEFAULT_DNS_GRACE),
+            ech: Some(Ech::NoName),
             metrics_address: Some(Listen::At(DEFAULT_METRICS)),
             log: Some(DEFAULT_LOG.to_owned()),
-            exclude_networks: Some(Vec::new()),
             requests: Some(Switch::On),
+            events: EventSettings::none(),
             ..Self::default()
         })
     }
@@ -216,12 +222,13 @@ impl Settings {
             resolvers: all.resolvers.unwrap_or_default(),
             dns_floor: Duration::from_secs(all.dns_floor.unwrap_or(DEFAULT_DNS_FLOOR).into()),
             dns_grace: Duration::from_secs(all.dns_grace.unwrap_or(DEFAULT_DNS_GRACE).into()),
+            ech: all.ech.unwrap_or(Ech::NoName),
             metrics_address: match all.metrics_address {
                 Some(Listen::At(address)) => Some(address),
                 Some(Listen::Nowhere) | None => None,
             },
-            exclude_networks: all.exclude_networks.unwrap_or_default(),
             requests: all.requests != Some(Switch::Off),
+            exclude: all.events.resolve(),
         };
         Ok((options, log))
     }
@@ -274,6 +281,16 @@ pub enum Switch {
     Off,
 }
 
+/// `ech`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ech {
+    /// It shows none: the encrypted one may be any that the server has keys for.
+    NoName,
+    /// By the one outside: where the server has keys, another site of it may be meant.
+    OuterName,
+}
+
 /// `metricsAddress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
@@ -319,56 +336,6 @@ impl Serialize for Listen {
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// `events: {exclude: {networks: […]}}`.
-mod events {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use sluice_policy::Network;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Events {
-        #[serde(default)]
-        exclude: Exclude,
-    }
-
-    #[derive(Default, Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Exclude {
-        #[serde(default)]
-        networks: Vec<Cidr>,
-    }
-
-    struct Cidr(Network);
-
-    impl Serialize for Cidr {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_str(&self.0)
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Cidr {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            let named = |error| serde::de::Error::custom(format_args!("events.exclude.networks: {error}"));
-            text.parse().map(Self).map_err(named)
-        }
-    }
-
-    #[expect(clippy::ref_option, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(
-        networks: &Option<Vec<Network>>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        let networks = networks.iter().flatten().copied().map(Cidr).collect();
-        Events { exclude: Exclude { networks } }.serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Network>>, D::Error> {
-        let events = Events::deserialize(from)?;
-        Ok(Some(events.exclude.networks.into_iter().map(|cidr| cidr.0).collect()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Events: what the agent prints, and what `sluice observe` shows, one line each, as text or JSON.
 //!
 //! The JSON schema is [`Line`], version [`SCHEMA`]. A field is only ever added; a version changes when one changes its
-//! meaning. No field holds what a process sent: an event names places, never contents.
+//! meaning. An event names places, and what is asked of them: nothing else of what a process sent is in any field.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +18,7 @@ use super::store::Record;
 use crate::datapath::{Event, address_from};
 
 mod names;
+mod payloads;
 mod requests;
 
 /// The version of [`Line`].
@@ -33,9 +34,9 @@ pub enum Kind {
     Deny,
     /// A question left, or its answer came: see [`Line::reason`].
     Dns,
-    /// The first payload of a TLS flow showed a name, or none.
+    /// The first payload of a TLS flow showed a name, or none; with `proto` udp, that of QUIC, which is TLS too.
     Tls,
-    /// The first payload of an HTTP flow did.
+    /// A request of HTTP/1, in the clear.
     Http,
     /// A request over TLS, as the application handed it to its library.
     Https,
@@ -211,19 +212,25 @@ pub struct PodLine {
 /// Turns the kernel's events into lines.
 pub struct Describer {
     node_name: String,
+    payloads: payloads::Reader,
 }
 
 impl Describer {
     /// For a node of this name.
     pub fn new(node_name: String) -> Self {
-        Self { node_name }
+        Self { node_name, payloads: payloads::Reader::default() }
     }
 
-    /// Describes an event.
-    pub fn describe(&self, event: &Event, node: &Node) -> Line {
+    /// Describes an event; none for a payload that tells nothing.
+    pub fn describe(&mut self, event: &Event, node: &Node) -> Option<Line> {
         match event {
-            Event::Flow(flow) => self.flow(flow, node),
-            Event::Name(event) => names::describe(event, self.flow(&event.flow, node)),
+            Event::Flow(flow) => Some(self.flow(flow, node)),
+            Event::Name(event) => Some(names::describe(event, self.flow(&event.flow, node))),
+            Event::Payload(event) => {
+                let told = self.payloads.read(event)?;
+                let line = self.flow(&told.event.flow, node);
+                Some(told.describe(line))
+            }
         }
     }
 
@@ -326,11 +333,17 @@ impl Line {
         if let Some(kind) = &self.dns_type {
             write!(f, " {kind}")?;
         }
+        if let Some(method) = &self.method {
+            write!(f, " {method}")?;
+        }
         if let Some(domain) = &self.domain {
             write!(f, " {domain}")?;
         }
-        if let (Some(method), Some(path)) = (&self.method, &self.path) {
-            write!(f, " {method} {path}")?;
+        if let Some(method) = &self.method {
+            write!(f, " {method}")?;
+        }
+        if let Some(path) = &self.path {
+            write!(f, " {path}")?;
         }
         write!(f, " {faint}({}){faint:#}", self.reason)?;
         if self.repeats > 0 {

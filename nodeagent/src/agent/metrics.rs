@@ -20,8 +20,10 @@ use super::Shared;
 use super::admin;
 use super::events::{Action, Hook, Kind, Line};
 use super::hub::Fate;
+use names::NameCounters;
 use tls::TlsMetrics;
 
+mod names;
 mod tls;
 
 /// Labels of a series: name and value.
@@ -65,7 +67,7 @@ impl LostAt {
 /// Why an event is not told to somebody.
 #[derive(Clone, Copy, Debug)]
 pub enum Filtered {
-    /// Its destination is in `events.exclude.networks`.
+    /// It was allowed, and is in `events.exclude`.
     Excluded,
     /// An observer did not ask for it.
     Observer,
@@ -96,6 +98,7 @@ pub struct Metrics {
     storage_failures: Counter,
     policy_missing: Counter,
     decisions: Counters<2>,
+    names: NameCounters,
     endpoints: Gauges<1>,
     orphans: Gauge,
     unguarded: Gauge,
@@ -128,6 +131,7 @@ impl Metrics {
             storage_failures: Counter::default(),
             policy_missing: Counter::default(),
             decisions: Counters::default(),
+            names: NameCounters::default(),
             endpoints: Gauges::default(),
             orphans: Gauge::default(),
             unguarded: Gauge::default(),
@@ -209,6 +213,7 @@ impl Metrics {
             "Packets denied because their policy was not in the kernel",
             self.policy_missing.clone(),
         );
+        self.names.register(registry);
 
         registry.register("endpoints", "Governed pods, by state", self.endpoints.clone());
         registry.register(
@@ -371,6 +376,7 @@ impl Metrics {
         set(&self.over_budget, kernel(counter::EVENTS_OVER_BUDGET));
         set(&self.storage_failures, kernel(counter::STORAGE_FAILED));
         set(&self.policy_missing, kernel(counter::POLICY_MISSING));
+        self.names.set(&counters);
         set(&self.lost.get_or_create(&[("at", LostAt::Ring.name())]), kernel(counter::EVENTS_LOST));
         for (verdict, index) in
             [("allow", counter::ALLOWED), ("deny", counter::DENIED), ("reply", counter::REPLIES)]

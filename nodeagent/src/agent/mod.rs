@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
-use sluice_policy::{Network, Posture};
+use sluice_policy::Posture;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -42,6 +42,7 @@ pub mod node;
 mod observe;
 mod output;
 pub mod policies;
+mod quic;
 pub mod readiness;
 pub mod resolvers;
 mod server;
@@ -87,14 +88,16 @@ pub struct Options {
     pub dns_floor: Duration,
     /// How long past its TTL an address still counts.
     pub dns_grace: Duration,
+    /// By which name a flow goes that encrypts one.
+    pub ech: config::Ech,
     /// Whose answers are believed; none: those that the node's own configuration names.
     pub resolvers: Vec<IpAddr>,
     /// The node's name in events.
     pub node_name: String,
     /// Where metrics and probes are served, if they are.
     pub metrics_address: Option<SocketAddr>,
-    /// Destinations of which no events are given.
-    pub exclude_networks: Vec<Network>,
+    /// Of what no events are given, as long as it is allowed.
+    pub exclude: config::Exclude,
     /// Whether requests over TLS are observed.
     pub requests: bool,
 }
@@ -206,7 +209,7 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, Option<Plaint
     let resolvers = resolvers::Source::new(&options.resolvers);
     // Before any policy is compiled: rules by name open the way to them.
     node.set_resolvers(resolvers.read())?;
-    node.set_lifetimes(options.dns_floor, options.dns_grace)?;
+    node.configure_names(options.dns_floor, options.dns_grace, options.ech)?;
     node.find_own_addresses()?;
 
     let mut directory = PolicyDirectory::open(&options.policies, &options.state_dir)?;
@@ -257,7 +260,7 @@ async fn serve(
         serving.spawn(pump.run(plaintexts, drain.listen()));
         watching.spawn(tls::find(Arc::clone(&shared), Arc::clone(observer)));
     }
-    let pump = Pump { shared: Arc::clone(&shared), describer, outlet, excluded: options.exclude_networks };
+    let pump = Pump { shared: Arc::clone(&shared), describer, outlet, excluded: options.exclude };
     serving.spawn(pump.run(events, drain.listen()));
     shared.readiness.done(Task::Events);
     let socket = server::listen(options.run_dir.join("cni.sock"))?;

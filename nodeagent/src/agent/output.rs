@@ -5,21 +5,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::libc;
 use serde::{Deserialize, Serialize};
 use sluice_abi::{hook, kind};
-use sluice_policy::Network;
 use tokio::io::unix::AsyncFd;
 
 use super::Shared;
+use super::config::Exclude;
 use super::drain::Stop;
-use super::events::{Describer, Line, kind_of};
+use super::events::{Describer, Line};
 use super::metrics::{Filtered, LostAt};
-use crate::datapath::{Event, Events, address_from, read_event};
+use crate::datapath::{Events, Ring, read_event};
 
 /// Lines that may wait for a slow reader; past that they are counted and dropped.
 const WAITING: usize = 8192;
+
+/// How long the ring buffer is left alone once it was emptied. The kernel wakes who waits for it by the first event only,
+/// so that a pod that gives many, by asking for names, has the CPU to itself meanwhile.
+const REST: Duration = Duration::from_millis(2);
 
 /// How events are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -90,37 +95,38 @@ pub(super) struct Pump {
     pub(super) shared: Arc<Shared>,
     pub(super) describer: Describer,
     pub(super) outlet: Outlet,
-    /// Destinations that are not told of.
-    pub(super) excluded: Vec<Network>,
+    /// What is not told.
+    pub(super) excluded: Exclude,
 }
 
 impl Pump {
     /// Reads events until told to stop, and then those that are there.
-    pub(super) async fn run(self, events: Events, mut stop: Stop) -> anyhow::Result<()> {
-        // SAFETY: the ring buffer owns its descriptor and keeps it open and unchanged until it is dropped.
-        let mut events = unsafe { AsyncFd::register(events)? };
+    pub(super) async fn run(mut self, events: Events, mut stop: Stop) -> anyhow::Result<()> {
+        // SAFETY: a ring buffer owns its descriptor and keeps it open and unchanged until it is dropped.
+        let (mut flows, mut payloads) =
+            unsafe { (AsyncFd::register(events.flows)?, AsyncFd::register(events.payloads)?) };
         loop {
             let mut ready = tokio::select! {
-                ready = events.readable_mut() => ready?,
+                ready = flows.readable_mut() => ready?,
+                ready = payloads.readable_mut() => ready?,
                 () = stop.told() => break,
             };
             self.drain(ready.get_inner_mut());
             ready.clear_ready();
+            tokio::time::sleep(REST).await;
         }
-        self.drain(events.get_mut());
+        self.drain(flows.get_mut());
+        self.drain(payloads.get_mut());
         self.shared.hub.close();
         Ok(())
     }
 
-    /// Empties the ring buffer.
-    fn drain(&self, ring: &mut Events) {
+    /// Empties a ring buffer.
+    fn drain(&mut self, ring: &mut Ring) {
         while let Some(item) = ring.next() {
             let Some(event) = read_event(&item) else { continue };
             drop(item);
-            let flow = match &event {
-                Event::Flow(flow) => flow,
-                Event::Name(event) => &event.flow,
-            };
+            let flow = event.flow();
             let mut node = self.shared.node();
             // Its client waits for an answer that will not come.
             if flow.kind == kind::DENY
@@ -129,14 +135,14 @@ impl Pump {
             {
                 node.end_denied(flow.endpoint);
             }
-            let to = Network::host(address_from(flow.remote));
-            if self.excluded.iter().any(|network| network.covers(&to)) {
-                drop(node);
-                self.shared.metrics.filtered(kind_of(flow), Filtered::Excluded, 1);
+            let kind = flow.kind;
+            let line = self.describer.describe(&event, &node);
+            drop(node);
+            let Some(line) = line.map(Arc::new) else { continue };
+            if self.excluded.covers(kind, &line) {
+                self.shared.metrics.filtered(line.kind, Filtered::Excluded, 1);
                 continue;
             }
-            let line = Arc::new(self.describer.describe(&event, &node));
-            drop(node);
             if let Some(requests) = &self.shared.requests {
                 requests.note(&line);
             }

@@ -84,7 +84,7 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
         ("held back, one pod gave too many", counters.events_over_budget),
         ("not printed, the reader was too slow", counters.events_not_printed),
         ("not shown to an observer that was too slow", counters.events_not_observed),
-        ("of excluded networks", counters.events_excluded),
+        ("of excluded networks and names", counters.events_excluded),
     ];
     for (what, count) in losses.into_iter().filter(|(_, count)| *count > 0) {
         writeln!(out, "{count} events {what}")?;
@@ -94,6 +94,19 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     if counters.policy_missing > 0 {
         writeln!(out, "{} packets denied for want of their policy", counters.policy_missing)?;
+    }
+    let names = &counters.names;
+    let of_names = [
+        ("addresses learned from DNS", names.learned),
+        ("answers had more names of an address, or addresses, than a pod can hold", names.learned_full),
+        ("addresses of answers refused: no name may open them", names.addresses_refused),
+        ("DNS messages could not be read", names.dns_unreadable),
+        ("answers were to nobody's question", names.dns_unasked),
+        ("questions refused: no rule could open the name", names.questions_refused),
+        ("first payloads had a name that could not be read", names.names_unreadable),
+    ];
+    for (what, count) in of_names.into_iter().filter(|(_, count)| *count > 0) {
+        writeln!(out, "{count} {what}")?;
     }
     for feature in status.features.iter().filter(|feature| !feature.present) {
         writeln!(out, "this kernel has not {}: {}", feature.name, feature.without)?;

@@ -24,10 +24,11 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sluice_abi::{
     ABI_VERSION, AddressKey, ConfigValue, ConversationKey, EndpointValue, FlowEvent, MAX_ENDPOINTS,
-    MAX_OWN_ADDRESSES, NameEvent, NameKey, NamedValue, PortKey, PortValue, SlotWord, StepsKey, StepsValue,
-    V4_MAPPED, counter, endpoint, layout, tail,
+    MAX_OWN_ADDRESSES, NameEvent, NameKey, NamedValue, PayloadEvent, PortKey, PortValue, SlotWord, StepsKey,
+    StepsValue, V4_MAPPED, counter, endpoint, layout, tail,
 };
 
+mod flows;
 mod install;
 mod links;
 mod names;
@@ -37,6 +38,7 @@ mod sys;
 mod uprobes;
 mod usage;
 
+pub use flows::{FlowMaps, Storage};
 pub use install::Ruleset;
 pub use links::guard_gone;
 use names::Names;
@@ -63,11 +65,12 @@ const PROGRAMS: [(&str, AttachType); 7] = [
 ];
 
 /// The programs that others hand packets on to: by name, in which array, at which index.
-const TAILS: [(&str, &str, u32); 7] = [
+const TAILS: [(&str, &str, u32); 8] = [
     ("question", "EGRESS_TAILS", tail::QUESTION),
     ("asked", "EGRESS_TAILS", tail::ASKED),
     ("hello", "EGRESS_TAILS", tail::HELLO),
     ("named", "EGRESS_TAILS", tail::NAMED),
+    ("payload", "EGRESS_TAILS", tail::PAYLOAD),
     ("answer", "INGRESS_TAILS", tail::ANSWER),
     ("walk", "INGRESS_TAILS", tail::WALK),
     ("learn", "INGRESS_TAILS", tail::LEARN),
@@ -179,7 +182,6 @@ pub struct Datapath {
     next_policy: u32,
     next_list: u32,
     next_generation: u32,
-    flows: OwnedFd,
     /// No packet meets what is in the maps: they are to be filled before one does.
     is_fresh: bool,
     place: Place,
@@ -216,8 +218,16 @@ impl Place {
     }
 }
 
+/// A ring of events.
+pub type Ring = RingBuf<MapData>;
+
 /// The events of a datapath.
-pub type Events = RingBuf<MapData>;
+pub struct Events {
+    /// About flows and names.
+    pub flows: Ring,
+    /// With payloads to be read: long ones, which must not take the place of the others.
+    pub payloads: Ring,
+}
 
 impl Datapath {
     /// Opens or makes the maps and loads the programs. What packets meet is not changed before [`Self::attach`].
@@ -242,7 +252,7 @@ impl Datapath {
             load(&mut object, name)?;
         }
         links::load_guards(&mut object)?;
-        let events = take(&mut object, "EVENTS")?;
+        let events = Events { flows: take(&mut object, "EVENTS")?, payloads: take(&mut object, "PAYLOADS")? };
         let mut datapath = Self::from_maps(object, lock, place, is_fresh)?;
         datapath.find_next_ids()?;
         Ok((datapath, events))
@@ -276,11 +286,6 @@ impl Datapath {
             next_policy: 1,
             next_list: 1,
             next_generation: 1,
-            flows: sys::open_pin(&place.map("FLOWS")).map_err(|source| DatapathError::Io {
-                action: "open",
-                path: place.map("FLOWS"),
-                source,
-            })?,
             is_fresh,
             place: place.clone(),
             object: loaded,
@@ -425,9 +430,9 @@ impl Datapath {
         opened.map_err(|source| DatapathError::Io { action: "open the program behind", path, source })
     }
 
-    /// The map of judged flows, for whoever asks the kernel for a socket's.
-    pub fn flows(&self) -> BorrowedFd<'_> {
-        self.flows.as_fd()
+    /// The maps of flows, for whoever asks the kernel for a socket's.
+    pub fn flow_maps(&self) -> Result<FlowMaps, DatapathError> {
+        FlowMaps::open(&self.place)
     }
 
     /// Counts a conversation that is older than Sluice as one that the peer began.
@@ -464,11 +469,27 @@ pub enum Event {
     Flow(FlowEvent),
     /// About a name, or about a flow that one led to.
     Name(Box<NameEvent>),
+    /// With a payload.
+    Payload(Box<PayloadEvent>),
+}
+
+impl Event {
+    /// What any event has.
+    pub fn flow(&self) -> &FlowEvent {
+        match self {
+            Self::Flow(flow) => flow,
+            Self::Name(event) => &event.flow,
+            Self::Payload(event) => &event.event.flow,
+        }
+    }
 }
 
 /// Reads an event out of the ring buffer's bytes.
 pub fn read_event(bytes: &[u8]) -> Option<Event> {
-    read_as(bytes).map(|event| Event::Name(Box::new(event))).or_else(|| read_as(bytes).map(Event::Flow))
+    read_as(bytes)
+        .map(|event| Event::Payload(Box::new(event)))
+        .or_else(|| read_as(bytes).map(|event| Event::Name(Box::new(event))))
+        .or_else(|| read_as(bytes).map(Event::Flow))
 }
 
 fn read_as<T: aya::Pod>(bytes: &[u8]) -> Option<T> {

@@ -9,7 +9,7 @@ use aya::maps::{Array, HashMap, MapData, ProgramArray};
 use aya::programs::Program;
 use sluice_abi::{
     LEARNED_BUCKETS, LEARNED_PROBES, LearnedKey, LearnedValue, NO_POLICY, NameKey, NamesConfigValue,
-    ResolverKey, address_words, learned_bucket, resolver, reversed,
+    ResolverKey, address_words, learned_bucket, names_config, resolver, reversed,
 };
 use sluice_policy::Name;
 
@@ -71,10 +71,17 @@ impl Datapath {
         Ok(())
     }
 
-    /// How long an address that a name led to counts: at least `floor`, and `grace` past its TTL.
-    pub fn set_lifetimes(&mut self, floor: Duration, grace: Duration) -> Result<(), DatapathError> {
+    /// How long an address that a name led to counts: at least `floor`, and `grace` past its TTL. And whether a hello with
+    /// an encrypted one in it goes by the name outside of that.
+    pub fn configure_names(
+        &mut self,
+        floor: Duration,
+        grace: Duration,
+        outer_names: bool,
+    ) -> Result<(), DatapathError> {
         let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX >> 2);
-        let value = NamesConfigValue { floor_ns: ns(floor), grace_ns: ns(grace) };
+        let flags = if outer_names { names_config::OUTER_NAMES } else { 0 };
+        let value = NamesConfigValue { floor_ns: ns(floor), grace_ns: ns(grace), flags };
         self.names.config.set(0, value, 0).map_err(map_error("NAMES_CONFIG"))
     }
 

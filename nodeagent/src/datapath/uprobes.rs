@@ -57,7 +57,7 @@ pub struct Uprobes {
     has_ancestors: bool,
     /// How many probes there ever were: the number of the last one, by which its program knows it.
     attached: u32,
-    object: Ebpf,
+    pub(super) object: Ebpf,
 }
 
 impl Uprobes {

@@ -224,16 +224,8 @@ impl Bench {
         Ok(sample)
     }
 
-    /// Nanoseconds of one repeat, of this thread's own time: the kernel's figure is a whole number, and counts what
-    /// other threads took meanwhile. The verdict must be the one expected: another way through the program costs otherwise.
     fn time(&self, program: &OwnedFd, packet: &[u8], passes: bool) -> anyhow::Result<f64> {
-        let start = own_time()?;
-        let run = test_run(program.as_fd(), packet, self.interface, self.repeats)?;
-        let taken = own_time()?.saturating_sub(start);
-        // Cgroup programs drop by 0, classifiers by TC_ACT_SHOT.
-        let has_passed = !matches!(run.value, 0 | 2);
-        ensure!(has_passed == passes, "a packet of the benchmark was judged the wrong way: {}", run.value);
-        Ok(taken.as_secs_f64() * 1e9 / f64::from(self.repeats))
+        time(program, packet, self.interface, self.repeats, passes)
     }
 
     fn single(&self, program: &OwnedFd) -> anyhow::Result<u32> {
@@ -242,6 +234,24 @@ impl Bench {
         times.sort_unstable();
         Ok(times[times.len() / 2])
     }
+}
+
+/// Nanoseconds of one repeat, of this thread's own time: the kernel's figure is a whole number, and counts what
+/// other threads took meanwhile. The verdict must be the one expected: another way through the program costs otherwise.
+pub(super) fn time(
+    program: &OwnedFd,
+    packet: &[u8],
+    interface: u32,
+    repeats: u32,
+    passes: bool,
+) -> anyhow::Result<f64> {
+    let start = own_time()?;
+    let run = test_run(program.as_fd(), packet, interface, repeats)?;
+    let taken = own_time()?.saturating_sub(start);
+    // Cgroup programs drop by 0, classifiers by TC_ACT_SHOT.
+    let has_passed = !matches!(run.value, 0 | 2);
+    ensure!(has_passed == passes, "a packet of the benchmark was judged the wrong way: {}", run.value);
+    Ok(taken.as_secs_f64() * 1e9 / f64::from(repeats))
 }
 
 /// What this thread has used of a CPU.

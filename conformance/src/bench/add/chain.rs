@@ -1,6 +1,7 @@
 //! A CNI chain, run as libcni runs it: one plugin after the other, each with the result of the one before.
 
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,40 +14,83 @@ use crate::rig::{AgentDirectories, Place, net};
 
 /// The interface that a pod gets.
 const INTERFACE: &str = "eth0";
-/// How many plugins the chain has without Sluice's.
-pub(super) const PLAIN: usize = 1;
-/// How many it has with it.
-pub(super) const WHOLE: usize = 2;
+/// What containerd names the interface of its loopback plugin.
+const LOOPBACK: &str = "lo";
+/// A plugin that does nothing: this applet of busybox, linked statically, reads what it is told and says it again.
+const NOTHING: &str = "cat";
+/// Where the program of that is.
+const BUSYBOX: &str = "/bin/busybox";
+/// Which chain a pod is added by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::bench) enum Kind {
+    /// What containerd runs for a pod by the configuration that it installs (its `script/setup/install-cni`): the loopback
+    /// plugin, and then a bridge with masquerade and addresses of both families, and port mappings.
+    Usual,
+    /// The shortest that gives a pod a network: a bridge with addresses of one family from host-local.
+    Shortest,
+}
 
-/// The bridge plugin with addresses of one family from host-local, which is as short as chains get; `sluice-cni` behind it.
-pub(super) struct Chain {
+/// What comes last in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::bench) enum Last {
+    /// Nothing more than what gives the pod its network.
+    Plain,
+    /// A program that does nothing: what any further plugin costs.
+    Nothing,
+    /// Sluice's plugin.
+    Sluice,
+}
+
+/// The plugins of a chain, and those that may come last.
+pub(in crate::bench) struct Chain {
     plugins: Vec<Map<String, Value>>,
+    nothing: Map<String, Value>,
+    sluice: Map<String, Value>,
     binaries: PathBuf,
 }
 
 /// How long an ADD took.
-pub(super) struct Took {
+pub(in crate::bench) struct Took {
     pub(super) whole: Duration,
-    /// Each plugin, from its start to its end.
-    pub(super) plugins: Vec<Duration>,
+    /// The last plugin, from its start to its end.
+    pub(super) last: Duration,
     /// The result of the last.
-    pub(super) result: Value,
+    pub(in crate::bench) result: Value,
 }
 
 impl Chain {
-    pub(super) fn new(place: &Place, agent: &AgentDirectories) -> Self {
-        let bridge = json!({
-            "type": "bridge",
-            "bridge": net::BRIDGE,
-            "isGateway": true,
-            "ipMasq": false,
-            "ipam": {
-                "type": "host-local",
-                "dataDir": place.directory.join("ipam-bench"),
-                "ranges": [[{"subnet": net::POD_SUBNETS[0]}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-            },
-        });
+    pub(in crate::bench) fn new(place: &Place, agent: &AgentDirectories, kind: Kind) -> Result<Self> {
+        let binaries = place.directory.join("cni-bin");
+        let nothing = binaries.join(NOTHING);
+        if !nothing.is_symlink() {
+            symlink(BUSYBOX, &nothing).context("cannot link the plugin that does nothing")?;
+        }
+        let ipam = |name: &str, families: &[(&str, &str)]| {
+            let ranges: Vec<_> = families.iter().map(|(subnet, _)| json!([{"subnet": subnet}])).collect();
+            let routes: Vec<_> = families.iter().map(|(_, all)| json!({"dst": all})).collect();
+            json!({"type": "host-local", "dataDir": place.directory.join(name), "ranges": ranges, "routes": routes})
+        };
+        let plugins = match kind {
+            Kind::Usual => vec![
+                json!({"type": "loopback"}),
+                json!({
+                    "type": "bridge",
+                    "bridge": "cni0",
+                    "isGateway": true,
+                    "ipMasq": true,
+                    "promiscMode": true,
+                    "ipam": ipam("ipam-usual", &[("10.88.0.0/16", "0.0.0.0/0"), ("2001:db8:4860::/64", "::/0")]),
+                }),
+                json!({"type": "portmap", "capabilities": {"portMappings": true}}),
+            ],
+            Kind::Shortest => vec![json!({
+                "type": "bridge",
+                "bridge": net::BRIDGE,
+                "isGateway": true,
+                "ipMasq": false,
+                "ipam": ipam("ipam-shortest", &[(net::POD_SUBNETS[0], "0.0.0.0/0")]),
+            })],
+        };
         let sluice = json!({
             "type": "sluice-cni",
             "socket": agent.cni_socket(),
@@ -54,45 +98,57 @@ impl Chain {
             "stateDir": agent.run,
             "capabilities": {"cgroupPath": true, "io.kubernetes.cri.pod-annotations": true},
         });
-        let plugins = [bridge, sluice].into_iter().filter_map(|plugin| plugin.as_object().cloned());
-        Self { plugins: plugins.collect(), binaries: place.directory.join("cni-bin") }
+        let object = |plugin: Value| match plugin {
+            Value::Object(plugin) => plugin,
+            _ => Map::new(),
+        };
+        Ok(Self {
+            plugins: plugins.into_iter().map(object).collect(),
+            nothing: object(json!({"type": NOTHING})),
+            sluice: object(sluice),
+            binaries,
+        })
     }
 
-    /// ADD by the first `count` plugins.
-    pub(super) fn add(&self, pod: &Birth, count: usize) -> Result<Took> {
+    /// The plugins in order, with what comes last.
+    fn plugins(&self, last: Last) -> impl DoubleEndedIterator<Item = &Map<String, Value>> {
+        let more = match last {
+            Last::Plain => None,
+            Last::Nothing => Some(&self.nothing),
+            Last::Sluice => Some(&self.sluice),
+        };
+        self.plugins.iter().chain(more)
+    }
+
+    /// ADD by all plugins, each with the result of the one before. containerd runs the loopback plugin as a network of its own.
+    pub(in crate::bench) fn add(&self, pod: &Birth, last: Last) -> Result<Took> {
         let begun = Instant::now();
-        let mut plugins = Vec::with_capacity(count);
+        let mut took = Duration::ZERO;
         let mut result = Value::Null;
-        for plugin in &self.plugins[..count] {
+        for plugin in self.plugins(last) {
             let before = Instant::now();
             let answer = self.call("ADD", plugin, pod, &result)?;
-            plugins.push(before.elapsed());
-            result = serde_json::from_slice(&answer).context("a plugin's result")?;
+            took = before.elapsed();
+            if plugin["type"] != "loopback" && plugin["type"] != NOTHING {
+                result = serde_json::from_slice(&answer).context("a plugin's result")?;
+            }
         }
-        Ok(Took { whole: begun.elapsed(), plugins, result })
+        Ok(Took { whole: begun.elapsed(), last: took, result })
     }
 
     /// DEL by the same plugins, the last first.
-    pub(super) fn del(&self, pod: &Birth, count: usize, result: &Value) -> Result<()> {
-        self.plugins[..count]
-            .iter()
-            .rev()
-            .try_for_each(|plugin| self.call("DEL", plugin, pod, result).map(drop))
-    }
-
-    /// How long the binary of a plugin takes to say its versions: the cost of a process and nothing else.
-    pub(super) fn version(&self, plugin: &str) -> Result<Duration> {
-        let begun = Instant::now();
-        let mut command = Command::new(self.binaries.join(plugin));
-        command.env_clear().env("CNI_COMMAND", "VERSION");
-        feed(command, br#"{"cniVersion":"1.0.0"}"#)?;
-        Ok(begun.elapsed())
+    pub(in crate::bench) fn del(&self, pod: &Birth, last: Last, result: &Value) -> Result<()> {
+        self.plugins(last).rev().try_for_each(|plugin| {
+            let result = if plugin["type"] == "loopback" { &Value::Null } else { result };
+            self.call("DEL", plugin, pod, result).map(drop)
+        })
     }
 
     fn call(&self, verb: &str, plugin: &Map<String, Value>, pod: &Birth, result: &Value) -> Result<Vec<u8>> {
         let name = plugin["type"].as_str().context("a plugin has a type")?;
         let mut command = Command::new(self.binaries.join(name));
-        command.env_clear().envs(variables(verb, pod, &self.binaries));
+        let interface = if name == "loopback" { LOOPBACK } else { INTERFACE };
+        command.env_clear().envs(variables(verb, pod, interface, &self.binaries));
         let input = serde_json::to_vec(&configuration(plugin, pod, result)).context("the configuration")?;
         feed(command, &input).with_context(|| format!("{verb} of {name} for {}", pod.name))
     }
@@ -114,7 +170,7 @@ fn configuration(plugin: &Map<String, Value>, pod: &Birth, result: &Value) -> Ma
     all
 }
 
-fn variables(verb: &str, pod: &Birth, binaries: &Path) -> [(&'static str, String); 7] {
+fn variables(verb: &str, pod: &Birth, interface: &str, binaries: &Path) -> [(&'static str, String); 7] {
     let (name, uid) = (&pod.name, &pod.uid);
     let arguments = format!(
         "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={name};K8S_POD_UID={uid}",
@@ -124,7 +180,7 @@ fn variables(verb: &str, pod: &Birth, binaries: &Path) -> [(&'static str, String
         ("CNI_COMMAND", verb.to_owned()),
         ("CNI_CONTAINERID", name.clone()),
         ("CNI_NETNS", pod.netns.display().to_string()),
-        ("CNI_IFNAME", INTERFACE.to_owned()),
+        ("CNI_IFNAME", interface.to_owned()),
         ("CNI_ARGS", arguments),
         ("CNI_PATH", binaries.display().to_string()),
         ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
@@ -171,7 +227,7 @@ mod tests {
         let second =
             configuration(&json!({"type": "y"}).as_object().cloned().unwrap(), &pod, &json!({"ips": []}));
         assert!(second.contains_key("prevResult") && !second.contains_key("runtimeConfig"));
-        let variables = variables("ADD", &pod, &PathBuf::from("/bin"));
+        let variables = variables("ADD", &pod, "eth0", &PathBuf::from("/bin"));
         assert!(
             variables.iter().any(|(name, value)| *name == "CNI_ARGS" && value.ends_with("K8S_POD_UID=u"))
         );

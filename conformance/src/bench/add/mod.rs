@@ -1,8 +1,11 @@
 //! The speed of birth: what ADD costs, what the agent takes of memory, and how fast an edit is in the kernel.
 //!
-//! ADD runs a real chain with the real plugin and agent, as libcni runs it, with and without Sluice in it. For memory and
-//! edits pods are registered over the agent's own socket, with a cgroup each; their network namespace and the host's end of
-//! their link are shared.
+//! ADD runs real chains with the real plugin and agent, as libcni runs them, with and without Sluice in them, and with a
+//! program that does nothing in its place. The aim is held against the chain that containerd installs; the shortest chain
+//! that there can be takes so little that one more process is beyond the aim, whatever it does.
+//!
+//! For memory and edits pods are registered over the agent's own socket, with a cgroup each; their network namespace and
+//! the host's end of their link are shared.
 
 use std::time::Duration;
 
@@ -13,18 +16,19 @@ use rand::rngs::SmallRng;
 use super::ratio::{self, Median};
 use crate::report::Report;
 use crate::rig::{Place, PodSpec, Rig, RigOptions};
-use chain::Chain;
+use births::Line;
+use chain::{Chain, Kind};
 use node::Node;
 use pods::Maker;
 
 mod births;
-mod chain;
+pub(super) mod chain;
 mod node;
-mod pods;
+pub(super) mod pods;
 mod probe;
 
 /// The pods' namespace.
-const NAMESPACE: &str = "bench";
+pub(super) const NAMESPACE: &str = "bench";
 /// Pods for which the issue gives an aim, and the most of memory that the agent may have then, in MiB.
 const MEMORY: [(usize, f64); 2] = [(250, 25.0), (1000, 64.0)];
 /// Pods for which an edit has an aim, and the longest that 99 in 100 may take, in milliseconds.
@@ -89,9 +93,8 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     let mut random = SmallRng::seed_from_u64(options.seed);
     let rig = Rig::new(place, RigOptions::with_sluice()).await?;
     let mut maker = Maker::new(place, options.parallel.iter().copied().max().unwrap_or(1))?;
-    let chain = Chain::new(place, rig.agent_directories());
     if !options.parallel.is_empty() {
-        births(&mut report, &rig, &chain, &mut maker, &mut random, &options).await?;
+        births(&mut report, place, &rig, &mut maker, &mut random, &options).await?;
     }
     tokio::task::block_in_place(node::make_link)?;
     let bare = tokio::task::block_in_place(|| {
@@ -117,8 +120,8 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
 /// The part that needs no more than a few pods at a time.
 async fn births(
     report: &mut Report,
+    place: &Place,
     rig: &Rig,
-    chain: &Chain,
     maker: &mut Maker,
     random: &mut SmallRng,
     options: &Options,
@@ -127,7 +130,17 @@ async fn births(
         rig.agent_directories().write_policy(&app(number), &node::policy(number, 10, false))?;
     }
     let agent = rig.start_agent(&[]).await?;
-    let longer = tokio::task::block_in_place(|| births::measure(report, chain, maker, random, options))?;
+    let (usual, shortest) = (
+        Chain::new(place, rig.agent_directories(), Kind::Usual)?,
+        Chain::new(place, rig.agent_directories(), Kind::Shortest)?,
+    );
+    report.note("rounds", options.rounds, "");
+    let mut measure = |line: &Line<'_>| {
+        tokio::task::block_in_place(|| births::measure(report, line, maker, random, options.rounds))
+    };
+    measure(&Line { chain: &shortest, name: "shortest", parallel: &[1], is_aimed_at: false })?;
+    let usual = Line { chain: &usual, name: "containerd's", parallel: &options.parallel, is_aimed_at: true };
+    let longer = measure(&usual)?;
     let mut sandboxes = Vec::new();
     for number in 0..options.sandboxes {
         let spec = PodSpec::new(NAMESPACE, &format!("sandbox-{number}"), &[("app", &app(0))]);

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::rig::Place;
 
 /// A pod that is about to be added.
-pub(super) struct Birth {
+pub(in crate::bench) struct Birth {
     pub(super) name: String,
     pub(super) uid: String,
     /// Its label `app`.
@@ -18,12 +18,12 @@ pub(super) struct Birth {
     /// Its cgroup, below the cgroup root.
     pub(super) cgroup: String,
     /// The same as a directory.
-    pub(super) directory: PathBuf,
-    pub(super) netns: PathBuf,
+    pub(in crate::bench) directory: PathBuf,
+    pub(in crate::bench) netns: PathBuf,
 }
 
 /// Makes pods. No two have the same name or cgroup.
-pub(super) struct Maker {
+pub(in crate::bench) struct Maker {
     root: PathBuf,
     netns: Vec<PathBuf>,
     made: u64,
@@ -31,14 +31,14 @@ pub(super) struct Maker {
 
 impl Maker {
     /// With so many network namespaces, which go with the rig.
-    pub(super) fn new(place: &Place, namespaces: usize) -> Result<Self> {
+    pub(in crate::bench) fn new(place: &Place, namespaces: usize) -> Result<Self> {
         let netns = (0..namespaces).map(namespace).collect::<Result<_>>()?;
         fs::create_dir_all(place.cgroup_root.join("kubepods/burstable"))?;
         Ok(Self { root: place.cgroup_root.clone(), netns, made: 0 })
     }
 
     /// A pod with an empty cgroup, in the network namespace of this number.
-    pub(super) fn make(&mut self, number: usize, app: String) -> Result<Birth> {
+    pub(in crate::bench) fn make(&mut self, number: usize, app: String) -> Result<Birth> {
         self.made += 1;
         let uid = format!("00000000-0000-4000-8000-{:012x}", self.made);
         let cgroup = format!("/kubepods/burstable/pod{uid}");
@@ -51,7 +51,7 @@ impl Maker {
 
 impl Birth {
     /// Removes its cgroup, by which the agent sees that it is gone.
-    pub(super) fn bury(self) -> Result<()> {
+    pub(in crate::bench) fn bury(self) -> Result<()> {
         fs::remove_dir(&self.directory).with_context(|| format!("cannot remove {}", self.directory.display()))
     }
 }

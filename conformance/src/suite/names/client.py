@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import select
 import socket
 import ssl
 import struct
@@ -29,6 +30,10 @@ def reach(name, port=8080, family=socket.AF_UNSPEC):
     except socket.gaierror as error:
         codes = {socket.EAI_AGAIN: "EAI_AGAIN", socket.EAI_NONAME: "EAI_NONAME", socket.EAI_FAIL: "EAI_FAIL"}
         return f"no address: {codes.get(error.errno, error)}"
+    return connect(kind, address)
+
+
+def connect(kind, address):
     with socket.socket(kind, socket.SOCK_STREAM) as stream:
         stream.settimeout(5)
         try:
@@ -38,14 +43,47 @@ def reach(name, port=8080, family=socket.AF_UNSPEC):
     return "connected"
 
 
-def fresh(count, tag):
+def by_cares(names):
+    """Asks by c-ares and connects at once."""
+    import pycares
+
+    channel = pycares.Channel()
+    for name, version in names:
+        came = []
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
+        channel.getaddrinfo(name, 8080, lambda *it: came.append(it), family=family, type=socket.SOCK_STREAM)
+        while not came:
+            reading, writing = channel.getsock()
+            readable, writable, _ = select.select(reading, writing, [], channel.timeout())
+            for ready in readable or [pycares.ARES_SOCKET_BAD]:
+                channel.process_fd(ready, pycares.ARES_SOCKET_BAD)
+            for ready in writable:
+                channel.process_fd(pycares.ARES_SOCKET_BAD, ready)
+        result, error = came[0]
+        if error is not None:
+            yield f"no address: {pycares.errno.strerror(error)}"
+        else:
+            host, port = result.nodes[0].addr[:2]
+            yield connect(family, (host.decode(), port))
+
+
+def by_musl(names):
+    """The same by a program that is linked with musl."""
+    asked = "".join(f"{name} {version}\n" for name, version in names)
+    return subprocess.run(["/resolve-musl"], input=asked, capture_output=True, text=True).stdout.splitlines()
+
+
+def by_libc(names):
+    for name, version in names:
+        yield reach(name, family=socket.AF_INET6 if version == 6 else socket.AF_INET)
+
+
+def fresh(count, tag, by="libc"):
     """Names that nobody asked for before, one in ten of them denied."""
-    count = int(count)
+    zones = ["denied" if index % 10 == 9 else "allowed" for index in range(int(count))]
+    names = [(f"n{index}-{tag}.{zone}.test", 6 if index % 2 else 4) for index, zone in enumerate(zones)]
     came = {}
-    for index in range(count):
-        zone = "denied" if index % 10 == 9 else "allowed"
-        family = socket.AF_INET6 if index % 2 else socket.AF_INET
-        result = (zone, reach(f"n{index}-{tag}.{zone}.test", family=family))
+    for result in zip(zones, {"libc": by_libc, "musl": by_musl, "c-ares": by_cares}[by](names)):
         came[result] = came.get(result, 0) + 1
     for (zone, result), number in sorted(came.items()):
         tell(f"{zone}: {result}", number)

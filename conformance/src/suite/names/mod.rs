@@ -16,7 +16,10 @@ use crate::report::Report;
 use crate::rig::net::FAR_ADDRESS;
 use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions};
 
-mod server;
+mod idle;
+mod libraries;
+pub(crate) mod server;
+mod told;
 
 const NAMESPACE: &str = "names";
 /// How long an event may take.
@@ -38,7 +41,8 @@ pub struct Options {
 /// Runs the suite.
 pub async fn run(place: &Place, options: Options) -> Result<Report> {
     let mut report = Report::new("names", options.seed);
-    let ports = RigOptions { tcp_ports: vec![8080, 443, 80], ..RigOptions::with_sluice() };
+    let ports =
+        RigOptions { tcp_ports: vec![8080, 443, 80], udp_ports: vec![443], ..RigOptions::with_sluice() };
     let rig = Rig::new(place, ports).await?;
     let directory = place.directory.join("names");
     let servers = Servers::start(&rig, &directory, options.seed).await?;
@@ -46,6 +50,8 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     for (name, dns) in [("client", ""), ("restricted", "\n  dns: {queries: RuleNames}")] {
         rig.agent_directories().write_policy(name, &policy(name, dns))?;
     }
+    rig.agent_directories().write_policy("told", &told::policy())?;
+    rig.agent_directories().write_policy("idle", &idle::policy(idle::BOTH))?;
     let resolvers = format!("--resolvers={FAR_ADDRESS},2001:db8:ffff::2,{LIAR}");
     let mut agent = rig.start_agent(&[&resolvers]).await?;
     let pod = rig.run_pod(&PodSpec::new(NAMESPACE, "client", &[("app", "client")])).await?;
@@ -55,6 +61,17 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     run.clients(&agent, &pod).await?;
     eprintln!("names: names that flows show");
     run.shown(&agent, &pod).await?;
+    eprintln!("names: what is told of flows");
+    for name in ["told", "bare"] {
+        let pod = rig.run_pod(&PodSpec::new(NAMESPACE, name, &[("app", name)])).await?;
+        run.told(&agent, &pod, name).await?;
+        pod.remove().await?;
+    }
+    run.ech(&pod, false).await?;
+    eprintln!("names: an edit, and connections that wait");
+    let idle = rig.run_pod(&PodSpec::new(NAMESPACE, "idle", &[("app", "idle")])).await?;
+    run.idle(&rig, &idle).await?;
+    idle.remove().await?;
     eprintln!("names: streams");
     run.streams(&agent, &pod).await?;
     eprintln!("names: lies, and {} broken messages", options.broken);
@@ -65,12 +82,18 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     // Last, for it uses up the pod's budget of events.
     eprintln!("names: {} fresh names", options.names);
     run.fresh(&pod, "", "1").await?;
+    run.libraries(&pod, "", "1").await?;
     eprintln!("names: the agent is dead");
     agent.kill_hard()?;
+    run.libraries(&pod, ", agent dead", "2").await?;
     run.fresh(&pod, ", agent dead", "2").await?;
     agent.restart().await?;
     let kept = learned(&agent, "client")?.keys().any(|name| name.ends_with("-2.allowed.test"));
     run.report.equal("learned while the agent was dead, known after", kept, "", true);
+
+    agent.terminate().await?;
+    agent = rig.start_agent(&[&resolvers, "--ech=outer-name"]).await?;
+    run.ech(&pod, true).await?;
 
     pod.remove().await?;
     restricted.remove().await?;
@@ -93,7 +116,9 @@ fn write_etc(etc: &Path) -> Result<()> {
     fs::write(etc.join("resolv.conf"), resolv)?;
     fs::write(etc.join("nsswitch.conf"), "hosts: files dns\n")?;
     fs::write(etc.join("hosts"), "127.0.0.1 localhost\n")?;
-    Ok(fs::write(etc.join("client.py"), include_str!("client.py"))?)
+    fs::write(etc.join("flows.py"), include_str!("flows.py"))?;
+    fs::write(etc.join("client.py"), include_str!("client.py"))?;
+    libraries::compile(etc)
 }
 
 /// What a pod has learned: addresses by name.
@@ -115,16 +140,16 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs the client in a pod: what it tells, in order.
-    async fn client(&self, pod: &Pod, args: &[&str]) -> Result<Vec<(String, Value)>> {
+    /// A container that runs one of the scripts.
+    fn container(&self, script: &str, args: &[&str]) -> ContainerSpec {
         let mount = |host: &str, container: &str| Mount {
             host_path: host.to_owned(),
             container_path: container.to_owned(),
             readonly: true,
             ..Mount::default()
         };
-        let spec = ContainerSpec {
-            command: vec!["/usr/bin/python3".to_owned(), "/client.py".to_owned()],
+        ContainerSpec {
+            command: vec!["/usr/bin/python3".to_owned(), format!("/{script}")],
             mounts: vec![
                 mount("/usr", "/usr"),
                 mount("/usr/bin", "/bin"),
@@ -133,11 +158,16 @@ impl Run<'_> {
                 mount(&format!("{}/resolv.conf", self.etc), "/etc/resolv.conf"),
                 mount(&format!("{}/nsswitch.conf", self.etc), "/etc/nsswitch.conf"),
                 mount(&format!("{}/hosts", self.etc), "/etc/hosts"),
-                mount(&format!("{}/client.py", self.etc), "/client.py"),
+                mount(&format!("{}/{script}", self.etc), &format!("/{script}")),
+                mount(&format!("{}/{}", self.etc, libraries::MUSL), "/resolve-musl"),
             ],
             ..ContainerSpec::new(args[0], args.iter().copied())
-        };
-        let container = pod.start(&spec).await?;
+        }
+    }
+
+    /// Runs a script in a pod: what it tells, in order.
+    async fn script(&self, pod: &Pod, script: &str, args: &[&str]) -> Result<Vec<(String, Value)>> {
+        let container = pod.start(&self.container(script, args)).await?;
         container.succeed().await?;
         let told = container
             .json()?
@@ -146,15 +176,25 @@ impl Run<'_> {
         Ok(told.collect())
     }
 
+    /// Runs the client in a pod.
+    async fn client(&self, pod: &Pod, args: &[&str]) -> Result<Vec<(String, Value)>> {
+        self.script(pod, "client.py", args).await
+    }
+
     /// Runs it and holds what it tells against what it should.
     async fn expect(&mut self, pod: &Pod, args: &[&str], wanted: &[(&str, Value)]) -> Result<()> {
-        let told: BTreeMap<String, Value> = self.client(pod, args).await?.into_iter().collect();
+        let told = self.client(pod, args).await?.into_iter().collect();
+        self.compare(args[0], "", &told, wanted);
+        Ok(())
+    }
+
+    /// Holds what a script told against what it should.
+    fn compare(&mut self, about: &str, who: &str, told: &BTreeMap<String, Value>, wanted: &[(&str, Value)]) {
         for (what, came) in wanted {
             let found = told.get(*what).cloned().unwrap_or_default();
-            self.report.equal(what, found, "", came.clone());
+            self.report.equal(&format!("{who}{what}"), found, "", came.clone());
         }
-        self.report.equal(&format!("{}: told", args[0]), told.len(), "", wanted.len());
-        Ok(())
+        self.report.equal(&format!("{who}{about}: told"), told.len(), "", wanted.len());
     }
 
     async fn clients(&mut self, agent: &Agent, pod: &Pod) -> Result<()> {

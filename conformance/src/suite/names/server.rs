@@ -13,34 +13,39 @@ use crate::rig::net::FAR_ADDRESS;
 use crate::rig::{Rig, binary_in_path};
 
 /// The server that lies. Trusted all the same.
-pub(super) const LIAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 54);
+pub(crate) const LIAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 54);
 /// How long a server may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// What the servers say.
+const LOG: &str = "servers.log";
 
 /// Running servers; dropping them ends them.
-pub(super) struct Servers(Vec<Child>);
+pub(crate) struct Servers(Vec<Child>);
 
 impl Servers {
     /// Starts both, with their files in `directory`.
     pub(super) async fn start(rig: &Rig, directory: &Path, seed: u64) -> Result<Self> {
-        fs::create_dir_all(directory.join("knot/db"))?;
-        let knot = directory.join("knot");
-        fs::write(knot.join("test.zone"), zone())?;
-        fs::write(knot.join("knot.conf"), configuration(&knot))?;
+        let mut servers = Self::knot(rig, directory, &zone(), &[53]).await?;
         fs::write(directory.join("liar.py"), include_str!("liar.py"))?;
-        let (knotd, python) = (binary_in_path("knotd")?, binary_in_path("python3")?);
-        let (conf, liar) = (knot.join("knot.conf"), directory.join("liar.py"));
-        let log = fs::File::create(directory.join("servers.log"))?;
+        let (python, liar) = (binary_in_path("python3")?, directory.join("liar.py"));
+        let log = fs::File::options().append(true).open(directory.join(LOG))?;
+        let liar = rig.far().call(move || {
+            spawn(Command::new(python).arg(liar).arg(LIAR.to_string()).arg(seed.to_string()), log)
+        });
+        servers.0.push(liar.await?);
+        Ok(servers)
+    }
+
+    /// Starts a Knot that serves `zone` as `test.` on these ports, with its files in `directory`.
+    pub(crate) async fn knot(rig: &Rig, directory: &Path, zone: &str, ports: &[u16]) -> Result<Self> {
+        let knot = directory.join("knot");
+        fs::create_dir_all(knot.join("db"))?;
+        fs::write(knot.join("test.zone"), zone)?;
+        fs::write(knot.join("knot.conf"), configuration(&knot, ports))?;
+        let (knotd, conf) = (binary_in_path("knotd")?, knot.join("knot.conf"));
+        let log = fs::File::create(directory.join(LOG))?;
         let children = rig.far().call(move || {
-            let spawn = |command: &mut Command| -> Result<Child> {
-                let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.try_clone()?);
-                command.spawn().with_context(|| format!("{command:?}"))
-            };
-            let knot = spawn(Command::new(knotd).arg("-c").arg(conf))?;
-            let mut servers = Self(vec![knot]);
-            servers
-                .0
-                .push(spawn(Command::new(python).arg(liar).arg(LIAR.to_string()).arg(seed.to_string()))?);
+            let servers = Self(vec![spawn(Command::new(knotd).arg("-c").arg(conf), log)?]);
             let deadline = Instant::now() + START_LIMIT;
             let address = SocketAddr::new(IpAddr::V4(FAR_ADDRESS), 53);
             while TcpStream::connect_timeout(&address, START_LIMIT).is_err() {
@@ -51,6 +56,12 @@ impl Servers {
         });
         children.await
     }
+}
+
+/// Starts a server in the network namespace of the calling thread.
+fn spawn(command: &mut Command, log: fs::File) -> Result<Child> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().with_context(|| format!("{command:?}"))
 }
 
 impl Drop for Servers {
@@ -64,12 +75,15 @@ impl Drop for Servers {
     }
 }
 
-fn configuration(directory: &Path) -> String {
+fn configuration(directory: &Path, ports: &[u16]) -> String {
     let directory = directory.display();
+    let at =
+        |address: &str| ports.iter().map(|port| format!("{address}@{port}")).collect::<Vec<_>>().join(", ");
+    let (four, six) = (at(&FAR_ADDRESS.to_string()), at("2001:db8:ffff::2"));
     format!(
         "server:
     rundir: \"{directory}\"
-    listen: [ {FAR_ADDRESS}@53, 2001:db8:ffff::2@53 ]
+    listen: [ {four}, {six} ]
     udp-workers: 1
     tcp-workers: 1
     background-workers: 1
@@ -111,6 +125,10 @@ mixed.way A 203.0.113.14
 getent.way A 203.0.113.15
 getent.way AAAA 2001:db8:203::15
 after.way A 203.0.113.16
+*.going A 203.0.113.83
+*.staying A 203.0.113.84
+shared.going A 203.0.113.85
+shared.staying A 203.0.113.85
 local.way A 127.0.0.1
 local.way A 169.254.1.1
 local.way A 224.0.0.5

@@ -10,7 +10,6 @@ use serde_json::Value;
 use super::{NAMESPACE, Run, attempts, http, says, text, until};
 use crate::report::Report;
 use crate::rig::net::DESTINATIONS;
-use crate::rig::{PodSpec, Rig};
 use crate::suite::flood::TCP_PORT;
 
 /// Places that are denied, one event each.
@@ -18,11 +17,10 @@ const PLACES: u16 = 4;
 /// Attempts at one more place, in quick succession: one event for all of them, or a few.
 const REPEATED: u32 = 12;
 
-const DENIED: &str = "sluice_decisions_total{verdict=\"deny\",posture=\"enforce\"}";
+pub(super) const DENIED: &str = "sluice_decisions_total{verdict=\"deny\",posture=\"enforce\"}";
 const AT_CONNECT: &str = "sluice_denied_packets_total{hook=\"connect\",protocol=\"tcp\"}";
 const ALLOWED_EVENTS: &str = "sluice_events_total{kind=\"connect\",verdict=\"allow\"}";
-const DENY_EVENTS: &str = "sluice_events_total{kind=\"deny\",verdict=\"deny\"}";
-const EXCLUDED: &str = "sluice_events_filtered_total{kind=\"deny\",reason=\"excluded\"}";
+pub(super) const DENY_EVENTS: &str = "sluice_events_total{kind=\"deny\",verdict=\"deny\"}";
 
 /// Runs the checks.
 pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
@@ -144,29 +142,5 @@ async fn pods(run: &mut Run<'_>) -> Result<()> {
     says(&mut run.report, "pods: the table", &table, &words);
     let none = run.sluice(&["pods", "-n", "elsewhere"]).await?;
     run.report.equal("pods of no namespace", text(&none.stdout), "", "");
-    Ok(())
-}
-
-/// Of excluded networks there are no events, and that is counted. They are denied as ever.
-pub(super) async fn excluded(rig: &Rig, report: &mut Report) -> Result<()> {
-    let network = format!("{}/32", DESTINATIONS.forbidden[0]);
-    let agent = rig.start_agent(&["--exclude-networks", &network]).await?;
-    let second = rig.run_pod(&PodSpec::new(NAMESPACE, "second", &[("app", "vault")])).await?;
-    let before = http::samples().await?;
-    for port in 0..PLACES {
-        attempts(&second, DESTINATIONS.forbidden[0], 3000 + port, 1, "EPERM").await?;
-    }
-    attempts(&second, DESTINATIONS.forbidden[1], 3000, 1, "EPERM").await?;
-    let is_told = async || Ok((http::samples().await?.growth(&before, DENY_EVENTS)? >= 1).then_some(()));
-    until("the event that is not excluded", is_told).await?;
-    let after = http::samples().await?;
-    report.equal("excluded: counted as filtered", after.growth(&before, EXCLUDED)?, "", u64::from(PLACES));
-    let denials = u64::from(PLACES) + 1;
-    report.equal("excluded: denied all the same", after.growth(&before, DENIED)?, "", denials);
-    let told: Vec<Value> = agent.events().iter().map(|event| event["dst"].clone()).collect();
-    let hidden = told.iter().filter(|to| **to == DESTINATIONS.forbidden[0].to_string()).count();
-    report.equal("excluded: events of it", hidden, "", 0);
-    second.remove().await?;
-    drop(agent);
     Ok(())
 }

@@ -28,7 +28,7 @@ const EVENTS: &str = "sluice_events_total";
 /// The fields of an event, version 1.
 const FIELDS: [&str; 21] = [
     "v", "ts", "kind", "pod", "src", "sport", "dst", "dport", "proto", "domain", "dns_type", "dns_code",
-    "answers", "pid", "comm", "action", "policy", "rule", "reason", "hook", "repeats",
+    "answers", "method", "path", "pid", "comm", "action", "policy", "rule", "reason", "hook", "repeats",
 ];
 
 /// A running `sluice observe`.

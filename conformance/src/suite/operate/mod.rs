@@ -16,6 +16,7 @@ use crate::rig::net::DESTINATIONS;
 use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions, binary};
 
 mod counts;
+mod excluded;
 mod follow;
 pub(in crate::suite) mod http;
 mod ready;
@@ -62,7 +63,7 @@ pub async fn run(place: &Place, seed: u64) -> Result<Report> {
     vault.remove().await?;
     drop(agent);
     eprintln!("operate: exclusions");
-    counts::excluded(&rig, &mut report).await?;
+    excluded::run(&rig, &mut report).await?;
     rig.shutdown().await?;
     Ok(report)
 }

@@ -27,6 +27,11 @@ pub(super) async fn run(rig: &Rig, report: &mut Report) -> Result<()> {
             "events: {exclude: {networks: [10.0.0.1/8]}}\n",
             &["agent.yaml:3:", "events.exclude.networks", "write 10.0.0.0/8"],
         ),
+        (
+            "name",
+            "events: {exclude: {domains: ['*']}}\n",
+            &["agent.yaml:3:", "events.exclude.domains", "write `*.` before a domain"],
+        ),
         ("no YAML", "]\n", &["agent.yaml:3:"]),
     ] {
         write(&file, &format!("{HEAD}{body}"), 0o644)?;

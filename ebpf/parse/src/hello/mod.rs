@@ -4,7 +4,7 @@
 //! What is shown is only believed where nobody could read it otherwise: two names, a name in an unusual place, or a line
 //! that one server ends where another goes on, make the whole unreadable.
 
-use sluice_abi::{NameBytes, shown, shown_by};
+use sluice_abi::{NameBytes, TOLD_PAYLOAD, shown, shown_by};
 
 use crate::Unreadable;
 use crate::bits::{Room, get, keep, put};
@@ -106,11 +106,34 @@ impl Hello {
         get(&self.by) as u8
     }
 
-    /// The name, if the state says that there is one, and its length.
+    /// The name, if the state says that there is one, or an encrypted hello has one outside, and its length.
     #[inline(always)]
     pub fn name(&self, name: &mut NameBytes) -> u8 {
         self.turn.copy_to(name);
         self.turn.length() as u8
+    }
+
+    /// Has a name been seen, whatever the state says of it?
+    #[inline(always)]
+    pub fn has_name(&self) -> bool {
+        get(&self.name_at) != 0
+    }
+
+    /// Copies the start of what has come, without the headers of TLS records, and says how much that is.
+    ///
+    /// # Safety
+    ///
+    /// There must be room for [`TOLD_PAYLOAD`] bytes.
+    #[inline(always)]
+    pub unsafe fn copy_start(&self, to: *mut u8) -> u32 {
+        for at in (0..TOLD_PAYLOAD).step_by(size_of::<u64>()) {
+            // SAFETY: the room is longer; the caller's promise, and both lie at multiples of 8.
+            unsafe {
+                to.cast::<u64>().byte_add(at).write(self.bytes.0.as_ptr().cast::<u64>().byte_add(at).read())
+            };
+        }
+        let have = get(&self.have);
+        if have < TOLD_PAYLOAD as u64 { have as u32 } else { TOLD_PAYLOAD as u32 }
     }
 
     /// Adds `length` bytes of payload at `offset` of a packet, which follow what was added before.
@@ -153,7 +176,9 @@ impl Hello {
         if get(&self.have) >= KEPT && matches!(state, shown::MORE | shown::SO_FAR) {
             return Err(Unreadable);
         }
-        if matches!(state, shown::NAME | shown::SO_FAR) {
+        if matches!(state, shown::NAME | shown::SO_FAR)
+            || (state == shown::ENCRYPTED && get(&self.name_at) != 0)
+        {
             let (at, length) = (get(&self.name_at), get(&self.name_length));
             self.turn.text(&self.bytes, at, length)?;
         }

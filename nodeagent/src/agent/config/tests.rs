@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use clap::{Args, Command, FromArgMatches};
+use sluice_policy::NamePattern;
 
 use super::*;
 
@@ -38,6 +39,16 @@ fn a_flag_wins_over_the_file_and_that_over_the_default() {
 }
 
 #[test]
+fn what_is_excluded_can_be_given_list_by_list() {
+    let file = parse("events: {exclude: {networks: [10.0.0.0/8], domains: ['*.a.test']}}\n").expect("a file");
+    let (options, _) =
+        given(&["--exclude-domains", "b.test,*.c.test"]).over(file).resolve().expect("options");
+    let text = |all: &[NamePattern]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(text(&options.exclude.domains), ["b.test", "*.c.test"]);
+    assert_eq!(options.exclude.networks.len(), 1);
+}
+
+#[test]
 fn nothing_listens_beyond_loopback_by_default() {
     let (options, _) = Settings::default().resolve().expect("options");
     assert!(options.metrics_address.is_some_and(|address| address.ip().is_loopback()));
@@ -48,7 +59,8 @@ fn the_sample_shows_every_key_with_its_default() {
     let shown: String = SAMPLE
         .lines()
         .map(|line| {
-            line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).unwrap_or(line)
+            let is_key = |rest: &&str| !rest.is_empty() && (!rest.starts_with(' ') || rest.starts_with("  "));
+            line.strip_prefix('#').filter(is_key).unwrap_or(line)
         })
         .filter(|line| !line.starts_with('#'))
         .flat_map(|line| [line, "\n"])
@@ -84,10 +96,13 @@ fn every_option_is_a_flag_a_variable_and_a_key() {
         let mut words = flag.split('-');
         let mut key = words.next().expect("a word").to_owned();
         key.extend(words.map(|word| word[..1].to_uppercase() + &word[1..]));
-        let key = if key == "excludeNetworks" { "events" } else { &key };
-        assert!(keys.remove(key), "the file has no {key} for --{flag}");
+        // Those of events are in a list of their own.
+        let is_listed = key
+            .strip_prefix("exclude")
+            .is_some_and(|list| SAMPLE.contains(&format!("#    {}: []", list.to_lowercase())));
+        assert!(is_listed || keys.remove(key.as_str()), "the file has no {key} for --{flag}");
     }
-    assert_eq!(keys, BTreeSet::from(["apiVersion", "kind"]));
+    assert_eq!(keys, BTreeSet::from(["apiVersion", "kind", "events"]));
 }
 
 #[test]
@@ -97,6 +112,12 @@ fn an_error_names_file_line_and_fix() {
         ("posture: Enforce\n", 3, &["unknown variant `Enforce`", "observe, log, enforce"]),
         ("output: text\nmetricsAddress: everywhere\n", 4, &["metricsAddress", "127.0.0.1:9470"]),
         ("events:\n  exclude:\n    networks:\n    - 10.0.0.1/8\n", 6, &["networks", "write 10.0.0.0/8"]),
+        (
+            "events:\n  exclude:\n    domains:\n    - '*'\n",
+            6,
+            &["exclude.domains", "write `*.` before a domain"],
+        ),
+        ("events:\n  exclude:\n    domains: [10.0.0.1]\n", 5, &["exclude.domains", "under networks"]),
         ("events:\n  exlude: {}\n", 4, &["unknown field `exlude`", "exclude"]),
         ("output: text\noutput: json\n", 4, &["output"]),
         ("runDir: [/a, /b]\n", 3, &[]),

@@ -54,7 +54,8 @@ fn shown_name(state: u8) -> &'static str {
     match state {
         shown::NAME | shown::SO_FAR => "it shows this name",
         shown::NONE => "it shows no name",
-        shown::ENCRYPTED => "its name is encrypted",
+        shown::OUTER => "it shows this name, and maybe hides another (ECH)",
+        shown::ENCRYPTED => "its name is encrypted (ECH); one that stands outside does not count",
         _ => "its name cannot be read",
     }
 }

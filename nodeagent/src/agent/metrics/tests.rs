@@ -137,6 +137,7 @@ fn what_can_happen_is_there_before_it_happens() {
         "sluice_events_over_budget_total",
         "sluice_storage_failures_total",
         "sluice_policy_missing_total",
+        "sluice_questions_refused_total",
         "sluice_decisions_total{verdict=\"deny\",posture=\"enforce\"}",
         "sluice_cni_requests_total{call=\"add\",result=\"failed\"}",
         "sluice_cni_request_duration_seconds_count{call=\"add\"}",

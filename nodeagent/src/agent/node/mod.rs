@@ -19,7 +19,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -115,7 +114,7 @@ impl Node {
         hierarchy: Hierarchy,
         posture: Posture,
     ) -> Result<Self, NodeError> {
-        let cuts = cutter::start(datapath.flows()).map_err(NodeError::Cutter)?;
+        let cuts = cutter::start(datapath.flow_maps()?).map_err(NodeError::Cutter)?;
         let mut node = Self {
             cuts,
             resolvers: Resolvers::default(),
@@ -360,7 +359,7 @@ impl Node {
         let now =
             clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| Duration::from(time).as_nanos() as u64);
         for link in links.into_iter().flat_map(BTreeMap::into_values) {
-            let found = sockets::accepted(Path::new(&link.netns), self.datapath.flows().as_raw_fd());
+            let found = sockets::accepted(Path::new(&link.netns), &self.datapath.flow_maps()?);
             for socket in found.map_err(|source| NodeError::Sockets { netns: link.netns, source })? {
                 let conversation = ConversationKey {
                     endpoint: cgroup,

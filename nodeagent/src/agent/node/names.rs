@@ -8,12 +8,14 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 
 use super::{Node, NodeError, pod_name};
+use crate::agent::config::Ech;
 use crate::datapath::{DatapathError, Learned};
 
 impl Node {
-    /// How long an address that a name led to counts: at least `floor`, and `grace` past its TTL.
-    pub fn set_lifetimes(&mut self, floor: Duration, grace: Duration) -> Result<(), NodeError> {
-        Ok(self.datapath.set_lifetimes(floor, grace)?)
+    /// How long an address that a name led to counts: at least `floor`, and `grace` past its TTL. And by which name a flow
+    /// goes that encrypts one.
+    pub fn configure_names(&mut self, floor: Duration, grace: Duration, ech: Ech) -> Result<(), NodeError> {
+        Ok(self.datapath.configure_names(floor, grace, ech == Ech::OuterName)?)
     }
 
     /// Says which addresses are the node's own now: no name may open them.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sluice_abi::{MAX_CGROUP_LEVEL, NO_POLICY};
+use sluice_abi::{MAX_CGROUP_LEVEL, NO_POLICY, SlotWord};
 use sluice_policy::{
     Compiled, PodInfo, PolicySet, Posture, RuleRef, Selection, World, compile_within, select,
 };
@@ -109,8 +109,9 @@ impl Node {
         let Some(endpoint) = self.endpoints.get(&cgroup) else { return };
         let installed = self.installed.get(&endpoint.policy);
         if let Some(installed) = installed.filter(|installed| !installed.compiled.names.is_empty()) {
+            let word = self.datapath.slot(endpoint.record.slot);
             // The thread lives as long as its sender.
-            let _ = self.cuts.send(cut(&endpoint.record, Arc::clone(&installed.compiled)));
+            let _ = self.cuts.send(cut(&endpoint.record, word, Arc::clone(&installed.compiled)));
         }
     }
 
@@ -186,8 +187,9 @@ impl Node {
         }
         self.datapath.flip(endpoint.record.slot, policy);
         if let Some(installed) = self.installed.get(&policy) {
+            let word = self.datapath.slot(endpoint.record.slot);
             // The thread lives as long as its sender.
-            let _ = self.cuts.send(cut(&endpoint.record, Arc::clone(&installed.compiled)));
+            let _ = self.cuts.send(cut(&endpoint.record, word, Arc::clone(&installed.compiled)));
         }
     }
 
@@ -294,10 +296,11 @@ impl Node {
     }
 }
 
-fn cut(record: &Record, compiled: Arc<Compiled>) -> Cut {
+fn cut(record: &Record, word: SlotWord, compiled: Arc<Compiled>) -> Cut {
     Cut {
         cgroup: record.cgroup,
         slot: record.slot,
+        word: word.0,
         pod: pod_name(&record.pod),
         namespaces: record.attachments.values().map(|link| PathBuf::from(&link.netns)).collect(),
         own: addresses(record),

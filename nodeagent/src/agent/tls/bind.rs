@@ -115,3 +115,39 @@ fn agreed<'a>(mut opened: impl Iterator<Item = &'a Opened>) -> Option<Destinatio
     }
     Some(one)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(opened: &[(&str, u16, Option<&str>)]) -> Connections {
+        let mut connections = Connections::default();
+        let process = connections.process(7);
+        for (address, port, domain) in opened {
+            let address = address.parse().expect("an address");
+            let to = Destination { address, port: *port, local: None };
+            process.opened.push_back(Opened { to, domain: domain.map(str::to_owned) });
+        }
+        connections
+    }
+
+    #[test]
+    fn the_host_of_a_request_picks_among_connections() {
+        let both =
+            connections(&[("192.0.2.1", 443, Some("a.example")), ("192.0.2.2", 443, Some("b.example"))]);
+        let to = |host| both.find(7, host).map(|found| found.address.to_string());
+        assert_eq!(to(Some("b.example")).as_deref(), Some("192.0.2.2"));
+        assert_eq!(to(Some("192.0.2.1")).as_deref(), Some("192.0.2.1"));
+        assert_eq!(to(Some("c.example")), None);
+        assert_eq!(to(None), None);
+        assert_eq!(both.find(8, Some("a.example")), None);
+    }
+
+    #[test]
+    fn the_only_destination_needs_no_name() {
+        let only = connections(&[("192.0.2.1", 443, None), ("192.0.2.1", 443, None)]);
+        assert_eq!(only.find(7, Some("a.example")).map(|found| found.port), Some(443));
+        let ports = connections(&[("192.0.2.1", 443, None), ("192.0.2.1", 8443, None)]);
+        assert_eq!(ports.find(7, Some("a.example")), None);
+    }
+}

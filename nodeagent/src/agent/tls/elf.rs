@@ -206,3 +206,37 @@ fn go_function<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>)
         is_wanted.then(|| text.checked_add(u64::from(word(entry).unwrap_or(0)))).flatten()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_known_by_their_symbols() {
+        for (name, wanted) in [
+            ("SSL_write", Some(Library::OpenSsl)),
+            ("SSL_write_ex", Some(Library::OpenSsl)),
+            ("SSL_write_early_data", None),
+            ("gnutls_record_send", Some(Library::GnuTls)),
+            ("crypto/tls.(*Conn).Write", Some(Library::Go)),
+            ("crypto/tls.(*Conn).Write.func1", None),
+            (
+                "_ZN104_$LT$rustls..conn..ConnectionCommon$LT$T$GT$$u20$as$u20$rustls..conn..connection..PlaintextSink$GT$5write17h0123456789abcdefE",
+                Some(Library::Rustls),
+            ),
+            (
+                "_ZN104_$LT$rustls..conn..ConnectionCommon$LT$T$GT$$u20$as$u20$rustls..conn..connection..PlaintextSink$GT$14write_vectored17h0123456789abcdefE",
+                None,
+            ),
+            ("_ZN6rustls4conn6Writer5flush17h0123456789abcdefE", None),
+        ] {
+            assert_eq!(library(name.as_bytes()), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_elf_file_is_refused() {
+        assert!(matches!(places(&b"#!/bin/sh\n"[..]), Err(ElfError::Form(_))));
+        assert!(matches!(places(&b"\x7fELF\x02\x01\x01"[..]), Err(ElfError::Form(_))));
+    }
+}

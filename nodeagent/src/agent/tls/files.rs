@@ -24,10 +24,10 @@ use super::mappings::{self, Mapping};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct FileId {
     /// The device; of an overlay, that of its upper directory, or 0.
-    device: u64,
-    inode: u64,
+    pub(super) device: u64,
+    pub(super) inode: u64,
     /// When the inode changed last; 0 if it is in no overlay.
-    changed_ns: i64,
+    pub(super) changed_ns: i64,
 }
 
 /// Why a file is not opened.
@@ -125,6 +125,12 @@ fn gone(error: io::Error) -> OpenError {
         Some(libc::ENOENT | libc::ESRCH) => OpenError::Gone,
         _ => OpenError::Io(error),
     }
+}
+
+/// When it changed last, and how large it is.
+pub(super) fn stamp(file: &File) -> io::Result<(i64, u64)> {
+    let metadata = file.metadata()?;
+    Ok((metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(), metadata.len()))
 }
 
 /// The same file once more, for another reader.

@@ -177,7 +177,7 @@ impl Finder {
     fn want(&mut self, endpoint: u64, container: &Path, mapping: Mapping) {
         let seen = (mapping.device, mapping.inode);
         let name = mapping.path.file_name().unwrap_or_default().to_string_lossy();
-        if processes::is_runtime(&mapping.path) || self.observer.registry().has_seen(container, seen) {
+        if processes::is_runtime(&mapping.path) || self.observer.registry().is_settled(container, seen) {
             return;
         }
         let queue = self.queues.entry(endpoint).or_default();
@@ -189,6 +189,7 @@ impl Finder {
         let is_likely = ["ssl", "tls"].iter().any(|part| name.contains(part));
         let job = Job { container: container.to_owned(), mapping };
         if queue.len() >= QUEUE {
+            self.observer.registry().refuse(Why::PodLimit);
             self.refuse_more(endpoint);
         } else if is_likely {
             queue.push_front(job);
@@ -197,8 +198,8 @@ impl Finder {
         }
     }
 
+    /// Tells of it, once.
     fn refuse_more(&mut self, endpoint: u64) {
-        self.observer.registry().refuse(Why::PodLimit);
         if self.told.insert(endpoint) {
             let node = self.shared.node();
             let pod = node.record(endpoint).map(|record| pod_name(&record.pod)).unwrap_or_default();
@@ -281,14 +282,7 @@ impl Finder {
                 && let Some(job) = self.queues.get_mut(&endpoint).and_then(VecDeque::pop_front)
             {
                 let seen = (job.mapping.device, job.mapping.inode);
-                let mut registry = self.observer.registry();
-                if registry.has_seen(&job.container, seen) {
-                    continue;
-                }
-                let may = registry.take(endpoint, Instant::now());
-                drop(registry);
-                if !may {
-                    self.refuse_more(endpoint);
+                if self.observer.registry().is_settled(&job.container, seen) {
                     continue;
                 }
                 *self.running.entry(endpoint).or_default() += 1;
@@ -349,9 +343,18 @@ impl Finder {
     }
 
     fn enter(&mut self, opened: Opened) {
-        let next = self.observer.registry().enter(&opened.container, opened.endpoint, opened.seen, opened.id);
-        if next == Next::Nothing {
-            return self.ended(opened.endpoint);
+        // One that says nothing of itself was taken away: it is as good as no file.
+        let Ok(stamp) = files::stamp(&opened.file) else { return self.ended(opened.endpoint) };
+        let Opened { endpoint, seen, id, .. } = opened;
+        let next =
+            self.observer.registry().enter(&opened.container, endpoint, seen, (id, stamp), Instant::now());
+        match next {
+            Next::Nothing => return self.ended(endpoint),
+            Next::TooMany => {
+                self.refuse_more(endpoint);
+                return self.ended(endpoint);
+            }
+            Next::Examine => {}
         }
         self.jobs.spawn(async move {
             let found = match files::again(&opened.file) {

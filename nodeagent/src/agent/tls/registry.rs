@@ -8,9 +8,9 @@
 //! A pod chooses its files. So what it costs is bounded for each: one that maps 10,000 copies of a library spends its own
 //! share, and no other's.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::elf::Library;
@@ -26,6 +26,8 @@ const PER_SECOND: f64 = 4.0;
 pub(super) const PROBED_OF_POD: usize = 32;
 /// Files of the node that are probed.
 const PROBED: usize = 1024;
+/// What was found in a file is believed for so long: another file may have its number by then. One that is probed keeps it.
+const BELIEVED: Duration = Duration::from_secs(2);
 /// A file that nobody uses is probed for so long on: the next container may use it.
 const KEPT: Duration = Duration::from_secs(15);
 
@@ -100,6 +102,9 @@ pub(super) enum State {
 
 struct Known {
     state: State,
+    stamp: Stamp,
+    /// The pod for which it was read.
+    read_for: u64,
     users: BTreeSet<PathBuf>,
     unused_since: Option<Instant>,
 }
@@ -114,6 +119,9 @@ enum Seen {
     Refused(State),
 }
 
+/// What tells a file from a later one of the same number: when its inode changed last, and its size.
+pub(super) type Stamp = (i64, u64);
+
 #[derive(Debug)]
 struct Share {
     left: f64,
@@ -121,17 +129,17 @@ struct Share {
     files: usize,
 }
 
-/// Files that need no second look, as mappings show them: asked for each mapping of code on the node.
+/// Files that were looked at a moment ago, as mappings show them: asked for each mapping of code on the node.
 #[derive(Clone, Default)]
-pub(super) struct Settled(Arc<Mutex<HashSet<(u64, u64)>>>);
+pub(super) struct Settled(Arc<Mutex<HashMap<(u64, u64), Instant>>>);
 
 impl Settled {
     pub(super) fn has(&self, file: (u64, u64)) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&file)
+        self.lock().get(&file).is_some_and(|since| since.elapsed() < BELIEVED)
     }
 
-    fn change(&self, how: impl FnOnce(&mut HashSet<(u64, u64)>)) {
-        how(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    fn lock(&self) -> MutexGuard<'_, HashMap<(u64, u64), Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,16 +160,31 @@ pub(super) enum Next {
     Nothing,
     /// It is to be read.
     Examine,
+    /// Its pod has had too many read.
+    TooMany,
 }
 
 impl Registry {
-    /// Was this file of this container seen before?
-    pub(super) fn has_seen(&self, container: &Path, file: (u64, u64)) -> bool {
-        self.containers.get(container).is_some_and(|container| container.seen.contains_key(&file))
+    /// Does this file of this container need no look now? One that is probed keeps its number.
+    pub(super) fn is_settled(&self, container: &Path, seen: (u64, u64)) -> bool {
+        let Some(what) = self.containers.get(container).and_then(|container| container.seen.get(&seen))
+        else {
+            return false;
+        };
+        let is_probed = match what {
+            Seen::File(file) => {
+                matches!(self.files.get(file), Some(Known { state: State::Probed(..) | State::Examined, .. }))
+            }
+            Seen::Refused(_) => false,
+        };
+        if is_probed {
+            self.settled.lock().insert(seen, Instant::now());
+        }
+        is_probed || self.settled.has(seen)
     }
 
     /// Takes one look out of a pod's share.
-    pub(super) fn take(&mut self, endpoint: u64, now: Instant) -> bool {
+    fn take(&mut self, endpoint: u64, now: Instant) -> bool {
         let share = self.shares.entry(endpoint).or_insert(Share { left: BURST, since: now, files: 0 });
         let grown = now.saturating_duration_since(share.since).as_secs_f64() * PER_SECOND;
         (share.left, share.since) = ((share.left + grown).min(BURST), now);
@@ -186,16 +209,38 @@ impl Registry {
     }
 
     /// A file of a container was opened: `seen` is how its mappings show it.
-    pub(super) fn enter(&mut self, container: &Path, endpoint: u64, seen: (u64, u64), file: FileId) -> Next {
+    pub(super) fn enter(
+        &mut self,
+        container: &Path,
+        endpoint: u64,
+        seen: (u64, u64),
+        (file, stamp): (FileId, Stamp),
+        now: Instant,
+    ) -> Next {
+        let is_known = self.files.get(&file).is_some_and(|known| {
+            // One pod's limit is no other's.
+            let is_limited = matches!(known.state, State::Refused(Why::PodLimit | Why::NodeLimit, _));
+            matches!(known.state, State::Probed(..) | State::Examined)
+                || known.stamp == stamp && (!is_limited || known.read_for == endpoint)
+        });
+        if !is_known && !self.take(endpoint, now) {
+            return Next::TooMany;
+        }
         self.see(container, endpoint, seen, Seen::File(file));
-        let mut next = Next::Nothing;
-        let known = self.files.entry(file).or_insert_with(|| {
-            next = Next::Examine;
-            Known { state: State::Examined, users: BTreeSet::new(), unused_since: None }
+        let known = self.files.entry(file).or_insert_with(|| Known {
+            state: State::Examined,
+            stamp,
+            read_for: endpoint,
+            users: BTreeSet::new(),
+            unused_since: None,
         });
         known.users.insert(container.to_owned());
         known.unused_since = None;
-        next
+        if is_known {
+            return Next::Nothing;
+        }
+        (known.state, known.stamp, known.read_for) = (State::Examined, stamp, endpoint);
+        Next::Examine
     }
 
     /// A file of a container was not opened.
@@ -217,7 +262,7 @@ impl Registry {
             .entry(container.to_owned())
             .or_insert_with(|| Container { endpoint, seen: HashMap::new() });
         entry.seen.insert(seen, what);
-        self.settled.change(|settled| drop(settled.insert(seen)));
+        self.settled.lock().insert(seen, Instant::now());
     }
 
     /// May another file of a pod be probed?
@@ -278,7 +323,7 @@ impl Registry {
             self.containers.keys().filter(|container| !lives(container)).cloned().collect();
         for path in gone {
             let Some(container) = self.containers.remove(&path) else { continue };
-            self.settled.change(|settled| settled.retain(|seen| !container.seen.contains_key(seen)));
+            self.settled.lock().retain(|seen, _| !container.seen.contains_key(seen));
             for seen in container.seen.values() {
                 if let Seen::File(file) = seen
                     && let Some(known) = self.files.get_mut(file)
@@ -301,5 +346,69 @@ impl Registry {
             dropped.extend(self.files.remove(&file).map(|known| known.state));
         }
         dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(inode: u64) -> (FileId, Stamp) {
+        (FileId { device: 1, inode, changed_ns: 0 }, (0, 0))
+    }
+
+    #[test]
+    fn a_pod_that_maps_many_files_spends_its_own_share() {
+        let (mut registry, now) = (Registry::default(), Instant::now());
+        let mut enter = |pod: u64, inode| {
+            let container = PathBuf::from(format!("/pod{pod}/c"));
+            registry.enter(&container, pod, (1, inode), file(inode), now)
+        };
+        let examined = (0..10_000).filter(|inode| enter(1, *inode) == Next::Examine).count();
+        assert_eq!(examined as f64, BURST);
+        assert_eq!(enter(2, 20_000), Next::Examine);
+        // What is known costs nobody anything.
+        assert_eq!(enter(1, 20_000), Next::Nothing);
+        assert_eq!(registry.refused(Why::PodLimit), 10_000 - examined as u64);
+    }
+
+    #[test]
+    fn a_file_is_read_once_and_kept_for_all_that_use_it() {
+        let (mut registry, now) = (Registry::default(), Instant::now());
+        let (one, other) = (PathBuf::from("/pod1/c"), PathBuf::from("/pod2/c"));
+        assert_eq!(registry.enter(&one, 1, (7, 5), file(5), now), Next::Examine);
+        assert_eq!(registry.enter(&other, 2, (8, 5), file(5), now), Next::Nothing);
+        assert!(
+            registry.settle(file(5).0, State::Probed(BTreeSet::from([Library::Go]), Vec::new())).is_none()
+        );
+        assert!(registry.sweep(now, |path| path == other, |_| true).is_empty());
+        assert!(registry.state(&one, (7, 5)).is_none());
+        assert!(matches!(registry.state(&other, (8, 5)), Some(State::Probed(..))));
+        assert!(registry.sweep(now, |_| false, |_| true).is_empty());
+        assert_eq!(registry.sweep(now + KEPT, |_| false, |_| true).len(), 1);
+    }
+
+    #[test]
+    fn the_limit_of_one_pod_is_no_other_pods() {
+        let (mut registry, now) = (Registry::default(), Instant::now());
+        let (one, other) = (PathBuf::from("/pod1/c"), PathBuf::from("/pod2/c"));
+        assert_eq!(registry.enter(&one, 1, (1, 5), file(5), now), Next::Examine);
+        registry.settle(file(5).0, State::Refused(Why::PodLimit, String::new()));
+        assert_eq!(registry.enter(&one, 1, (1, 5), file(5), now), Next::Nothing);
+        assert_eq!(registry.enter(&other, 2, (1, 5), file(5), now), Next::Examine);
+    }
+
+    #[test]
+    fn another_file_of_the_same_number_is_read_again() {
+        let (mut registry, now) = (Registry::default(), Instant::now());
+        let container = PathBuf::from("/pod1/c");
+        let mut enter = |stamp| {
+            let next = registry.enter(&container, 1, (1, 5), (file(5).0, stamp), now);
+            registry.settle(file(5).0, State::Plain);
+            next
+        };
+        assert_eq!(enter((1, 100)), Next::Examine);
+        assert_eq!(enter((1, 100)), Next::Nothing);
+        assert_eq!(enter((2, 100)), Next::Examine);
     }
 }

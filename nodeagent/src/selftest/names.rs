@@ -1,0 +1,153 @@
+//! `sluice bench-datapath --names`: what a packet of an established flow costs where rules by name opened its address.
+//!
+//! As [`super::bench`] does it. The packet is a request of HTTP/1, whose Host is the name that led to the address: rules
+//! by name judge the flow by it, once, and all other repeats must find the verdict with the socket.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::Context;
+use rand::seq::SliceRandom;
+use sluice_abi::counter;
+use sluice_policy::arbitrary::rng;
+use sluice_policy::{
+    Compiled, Flow, FlowProtocol, Name, Names, PodInfo, PolicySet, Posture, Shown, World, compile, parse,
+    select,
+};
+
+use super::bench::{Options, time};
+use super::{Scratch, baseline, packet};
+use crate::agent::cgroup::Hierarchy;
+use crate::datapath::Datapath;
+
+/// How many names the policy's rules hold. Without any a rule with a network opens the address.
+const NAMES: [u32; 3] = [0, 1, 1000];
+/// Names in each rule.
+const NAMES_PER_RULE: u32 = 100;
+/// The port that the rules open: one where a flow must show its name.
+const PORT: u16 = 80;
+/// Learned from names, as far as there are rules by name.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 200, 0, 1));
+
+/// One round of one size. Durations are nanoseconds a packet.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+struct Sample {
+    /// Number of the round.
+    round: u32,
+    /// Names in the pod's policy.
+    names: u32,
+    /// The baseline.
+    baseline: f64,
+    /// The baseline once more.
+    control: f64,
+    /// A packet whose flow was judged.
+    established: f64,
+    /// How often that flow was judged, in all repeats.
+    judged: u64,
+}
+
+/// Runs it and prints a JSON line for each sample. The process's namespaces and cgroup are not what they were afterwards:
+/// for a process that ends then.
+pub fn print(options: &Options) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let root = options.cgroup_root.clone().map_or_else(Hierarchy::default_root, Ok)?;
+    let scratch = Scratch::make(&root)?;
+    let place = scratch.place();
+    let (mut datapath, _events) = Datapath::open(&place)?;
+    datapath.attach()?;
+    let pod = fs::metadata(&scratch.pod)?.ino();
+    datapath.set_levels(&[Hierarchy::of(&root)?.level(&scratch.pod)].into());
+    datapath.set_endpoint(pod, 0, &[packet::SOURCE_V4.into()], false)?;
+    let (egress, baseline) = (datapath.program(&place, "egress")?, baseline::load_program(&place)?);
+    let mut rng = rng(options.seed);
+    let request = packet::packet(&flow()?, &mut rng);
+    let learned: Name = name(0).parse()?;
+
+    let mut sizes = Vec::new();
+    for names in NAMES {
+        sizes.push((names, compiled(names)?));
+    }
+    for round in 0..options.rounds {
+        sizes.shuffle(&mut rng);
+        for (names, compiled) in &sizes {
+            let ruleset = datapath.install(compiled)?;
+            let from: &[Name] = if *names == 0 { &[] } else { std::slice::from_ref(&learned) };
+            datapath.plant_learned(pod, ADDRESS, from, u64::MAX)?;
+            datapath.flip(0, ruleset.id);
+            let mut sample =
+                Sample { round, names: *names, baseline: 0.0, control: 0.0, established: 0.0, judged: 0 };
+            let mut figures = [0, 1, 2];
+            figures.shuffle(&mut rng);
+            let time = |program| time(program, &request, scratch.interface, options.repeats, true);
+            for figure in figures {
+                match figure {
+                    0 => sample.baseline = time(&baseline)?,
+                    1 => sample.control = time(&baseline)?,
+                    _ => {
+                        let before = datapath.counters()?[counter::ALLOWED as usize];
+                        sample.established = time(&egress)?;
+                        sample.judged = datapath.counters()?[counter::ALLOWED as usize] - before;
+                    }
+                }
+            }
+            serde_json::to_writer(&mut out, &sample)?;
+            writeln!(out)?;
+            datapath.flip(0, sluice_abi::NO_POLICY);
+            datapath.retire(&ruleset)?;
+        }
+    }
+    Ok(())
+}
+
+fn name(number: u32) -> String {
+    format!("n{number}.bench.test")
+}
+
+/// The flow, which shows the first name.
+fn flow() -> anyhow::Result<Flow> {
+    let name: Name = name(0).parse()?;
+    let names = Names { learned: vec![name.clone()], shown: Some(Shown::Name(name)) };
+    Ok(Flow { destination: ADDRESS, protocol: FlowProtocol::Tcp, port: PORT, opaque: false, names })
+}
+
+fn compiled(names: u32) -> anyhow::Result<Compiled> {
+    let mut text =
+        "apiVersion: sluice.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: bench, namespace: bench}\n\
+                    spec:\n  podSelector: {}\n  rules:\n"
+            .to_owned();
+    if names == 0 {
+        writeln!(
+            text,
+            "  - {{action: Allow, to: [{{networks: [{ADDRESS}/32]}}], ports: [{{port: {PORT}}}]}}"
+        )?;
+    }
+    for first in (0..names).step_by(NAMES_PER_RULE as usize) {
+        let all: Vec<String> = (first..names.min(first + NAMES_PER_RULE)).map(name).collect();
+        let all = all.join(", ");
+        writeln!(text, "  - {{action: Allow, to: [{{domainNames: [{all}]}}], ports: [{{port: {PORT}}}]}}")?;
+    }
+    let policies = parse("bench.yaml", &text).map_err(|errors| {
+        let first = errors.first().map(ToString::to_string).unwrap_or_default();
+        anyhow::anyhow!("the benchmark's own policy is refused: {first}")
+    })?;
+    let set = PolicySet::new(policies).ok().context("the benchmark's policies do not go together")?;
+    let pod = PodInfo { namespace: "bench".to_owned(), name: "pod".to_owned(), ..PodInfo::default() };
+    Ok(compile(&select(&set, &pod, None), &World::default(), Posture::Enforce))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NAMES, compiled, flow};
+    use sluice_policy::Action;
+
+    #[test]
+    fn every_size_allows_what_is_sent() {
+        for names in NAMES {
+            let compiled = compiled(names).unwrap();
+            assert_eq!(compiled.judge(&flow().unwrap()).applied, Action::Allow, "{names} names");
+        }
+    }
+}
