@@ -26,7 +26,7 @@ const ROUNDS: u32 = 1000;
 const EVENTS: &str = "sluice_events_total";
 
 /// The fields of an event, version 1.
-const FIELDS: [&str; 21] = [
+const FIELDS: [&str; 23] = [
     "v", "ts", "kind", "pod", "src", "sport", "dst", "dport", "proto", "domain", "dns_type", "dns_code",
     "answers", "method", "path", "pid", "comm", "action", "policy", "rule", "reason", "hook", "repeats",
 ];

@@ -1,18 +1,21 @@
 //! A hostile image: what looks like a library and is a trap for whoever reads it. The agent, other pods and their requests are
 //! unharmed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use k8s_cri::v1::Mount;
 use nix::mount::{MntFlags, umount2};
 
 use super::bed::{Bed, mount};
 use super::traps;
-use super::{LIMIT, NAMESPACE, Run, Whose, json};
-use crate::rig::{Agent, ContainerSpec, PodSpec, binary_in_path};
+use super::{LIMIT, NAMESPACE, Run, TICK, Whose, json};
+use crate::rig::{Agent, Container, ContainerSpec, Pod, PodSpec, binary_in_path};
 use crate::suite::operate::http::{Samples, samples};
 use crate::suite::skip;
 
@@ -24,7 +27,8 @@ const MEMORY: f64 = 2.0;
 const LONGER: f64 = 4.0;
 
 /// What the agent must have refused at least, by its own reasons.
-const REFUSED: &[(&str, u64)] = &[("untrusted_file_system", 1), ("no_elf", 3), ("pod_limit", 1)];
+const REFUSED: &[(&str, u64)] =
+    &[("untrusted_file_system", 1), ("not_regular", 1), ("no_elf", 3), ("pod_limit", 1)];
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     let directory = run.bed.directory("hostile")?;
@@ -38,20 +42,19 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     let calm = adds(run, "calm").await?;
     let control = adds(run, "control").await?;
 
+    // Two pods, for the copies use up what a pod may have looked at.
     let pod = run.rig.run_pod(&PodSpec::new(NAMESPACE, "hostile", &[("app", "client")])).await?;
-    let mut mapper = ContainerSpec::new("mapper", ["map", "--directory", "/hostile", "--seconds", "600"]);
-    mapper.mounts.push(mount(&directory.join("files"), "/hostile/files"));
-    mapper.mounts.push(mount(&directory.join("many"), "/hostile/many"));
+    let mut traps = vec![mount(&directory.join("files"), "/hostile/files")];
     // Where a library would be.
-    mapper.mounts.push(mount(&directory.join("lib"), "/usr/lib"));
+    traps.push(mount(&directory.join("lib"), "/usr/lib"));
     if let Ok(hung) = &hung {
-        mapper.mounts.push(mount(&hung.directory, "/hostile/hung"));
+        traps.push(mount(&hung.directory, "/hostile/hung"));
     }
-    let mapper = pod.start(&mapper).await?;
-    mapper.wait_for_line("held", LIMIT).await?;
-    let count = mapper.json()?.into_iter().next().context("the mapper's count")?;
-    let traps = u64::from(run.options.copies) + traps::COUNT + u64::from(hung.is_ok());
-    run.report.equal("hostile: files mapped", count["mapped"].clone(), "", traps);
+    let count = traps::COUNT + u64::from(hung.is_ok());
+    let mapper = map(run, &pod, traps, count).await?;
+    let greedy = run.rig.run_pod(&PodSpec::new(NAMESPACE, "greedy", &[("app", "client")])).await?;
+    let many = vec![mount(&directory.join("many"), "/hostile/many")];
+    let copies = map(run, &greedy, many, run.options.copies.into()).await?;
     let absurd = run.bed.container("absurd", super::clients::own("openssl-static", "/absurd", 2));
     let mut absurd = ContainerSpec { name: "absurd".to_owned(), ..absurd };
     absurd.mounts.push(mount(&directory.join("programs"), "/absurd"));
@@ -72,8 +75,11 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     let during = memory(&run.agent)?;
     run.report.equal("hostile: its pod is told of as ever", told_absurd(run).await?, "answered", 2);
     refused(run, &counted).await?;
-    mapper.stop(std::time::Duration::ZERO).await?;
+    for mapper in [mapper, copies] {
+        mapper.stop(Duration::ZERO).await?;
+    }
     pod.remove().await?;
+    greedy.remove().await?;
     drop(hung);
     let after = memory(&run.agent)?;
 
@@ -98,6 +104,17 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Starts a container that maps all that is below these mounts, and holds it.
+async fn map(run: &mut Run<'_>, pod: &Pod, mounts: Vec<Mount>, files: u64) -> Result<Container> {
+    let arguments = ["map", "--directory", "/hostile", "--seconds", "600"];
+    let spec = ContainerSpec { mounts, ..ContainerSpec::new("mapper", arguments) };
+    let mapper = pod.start(&spec).await?;
+    mapper.wait_for_line("held", LIMIT).await?;
+    let count = mapper.json()?.into_iter().next().context("the mapper's count")?;
+    run.report.equal("hostile: files mapped", count["mapped"].clone(), "", files);
+    Ok(mapper)
+}
+
 /// What the hostile pod itself asked for has arrived.
 async fn told_absurd(run: &Run<'_>) -> Result<usize> {
     Ok(run.answered("/absurd", 2).await?.len())
@@ -105,18 +122,33 @@ async fn told_absurd(run: &Run<'_>) -> Result<usize> {
 
 /// What was not probed is counted with its reason, and named by `sluice tls`.
 async fn refused(run: &mut Run<'_>, before: &Samples) -> Result<()> {
-    let now = samples().await?;
     for (reason, least) in REFUSED {
         let series = format!("sluice_tls_files_refused_total{{reason=\"{reason}\"}}");
-        let refused = now.growth(before, &series)?;
+        let deadline = Instant::now() + LIMIT;
+        let mut refused = samples().await?.growth(before, &series)?;
+        while refused < *least && Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+            refused = samples().await?.growth(before, &series)?;
+        }
         run.report.add(&series, refused, "files", &format!("≥ {least}"), Some(refused >= *least));
     }
-    let told = json(&run.agent.command(&["tls", &format!("{NAMESPACE}/hostile"), "--output", "json"])?)?;
-    let uses = told["uses"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let without = uses.iter().filter(|one| one["probed"] == false && one["why"].is_string()).count();
-    run.report.some("hostile: files that `sluice tls` names with a reason", without as u64, "");
-    let probed = uses.iter().filter(|one| one["probed"] == true).count();
-    run.report.note("hostile: copies that are probed", probed, "");
+    for pod in ["hostile", "greedy"] {
+        let said = run.agent.command(&["tls", &format!("{NAMESPACE}/{pod}"), "--output", "json"])?;
+        let told = json(&said)?;
+        let uses = told["uses"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let without = uses.iter().filter(|one| one["probed"] == false && one["why"].is_string()).count();
+        let name = format!("{pod}: files that `sluice tls` names with a reason");
+        run.report.some(&name, without as u64, "");
+        let probed = uses.iter().filter(|one| one["probed"] == true).count();
+        run.report.note(&format!("{pod}: files that are probed"), probed, "");
+        let mut whys: BTreeMap<&str, usize> = BTreeMap::new();
+        for why in uses.iter().filter_map(|one| one["why"].as_str()) {
+            *whys.entry(why).or_default() += 1;
+        }
+        for (why, files) in whys {
+            eprintln!("requests: {pod}: {files} × {why}");
+        }
+    }
     Ok(())
 }
 
