@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sluice_abi::counter;
 use sluice_api::frame::{self, FrameError};
 use sluice_api::{Refusal, RefusalKind};
-use sluice_policy::PolicySet;
+use sluice_policy::{PolicySet, Warning, not_enforced};
 
 use super::events::Line;
 use super::features::Feature;
@@ -92,6 +92,9 @@ pub struct Status {
     pub policies: Vec<String>,
     /// What is wrong with the policy directory. The last good policies are in force meanwhile.
     pub policy_errors: Vec<String>,
+    /// What policies say that this agent does not enforce.
+    #[serde(default)]
+    pub not_enforced: Vec<String>,
     /// What else does not work as it was asked for. Nothing that is enforced depends on it.
     pub errors: Vec<String>,
     /// Cgroups that the kernel governs, but whose pods are not known any more. Restart those pods.
@@ -222,6 +225,11 @@ pub(super) async fn converse(
     }
 }
 
+/// What `sluice status` says of it.
+fn not_enforced_text(warning: &Warning) -> String {
+    format!("{}: {}: {}", warning.policy, warning.field, warning.kind)
+}
+
 /// Is the host's end of each of its links watched?
 pub(super) fn is_guarded(record: &Record) -> bool {
     record.attachments.values().all(|link| link.guarded.is_some())
@@ -262,6 +270,13 @@ fn status(shared: &Shared) -> Result<(Status, Vec<PodStatus>), crate::datapath::
         policies: policies.map(|policy| policy.reference().to_string()).collect(),
         orphans: node.orphans().map(Path::to_owned).collect(),
         policy_errors: shared.policy_errors().clone(),
+        not_enforced: node
+            .policies()
+            .map(not_enforced)
+            .unwrap_or_default()
+            .iter()
+            .map(not_enforced_text)
+            .collect(),
         features: shared.features.clone(),
         errors: shared.errors().clone(),
         pods: Vec::new(),

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
 use sluice_policy::Posture;
+use sluice_requests::Asked;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -44,6 +45,7 @@ mod output;
 pub mod policies;
 mod quic;
 pub mod readiness;
+mod requests;
 pub mod resolvers;
 mod server;
 mod sockets;
@@ -96,10 +98,12 @@ pub struct Options {
     pub node_name: String,
     /// Where metrics and probes are served, if they are.
     pub metrics_address: Option<SocketAddr>,
+    /// What is asked of the requests that pods send.
+    pub requests: Arc<Asked>,
     /// Of what no events are given, as long as it is allowed.
     pub exclude: config::Exclude,
     /// Whether requests over TLS are observed.
-    pub requests: bool,
+    pub observe_requests: bool,
 }
 
 /// What the agent's tasks share.
@@ -198,13 +202,14 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, Option<Plaint
     let store = Store::open(&options.run_dir)?;
     let mut node = Node::open(datapath, store, hierarchy, options.posture)?;
     let mut features = features::probe(&node);
-    let (requests, plaintexts) = match options.requests.then(|| tls::Observer::open(&place)) {
-        None => (None, None),
-        Some(opened) => {
-            features.push(tls::feature(opened.as_ref().map(drop)));
-            opened.ok().map(|(observer, plaintexts)| (Arc::new(observer), plaintexts)).unzip()
-        }
-    };
+    let (requests, plaintexts) =
+        match options.observe_requests.then(|| tls::Observer::open(&place, Arc::clone(&options.requests))) {
+            None => (None, None),
+            Some(opened) => {
+                features.push(tls::feature(opened.as_ref().map(drop)));
+                opened.ok().map(|(observer, plaintexts)| (Arc::new(observer), plaintexts)).unzip()
+            }
+        };
     features::tell(&features);
     let resolvers = resolvers::Source::new(&options.resolvers);
     // Before any policy is compiled: rules by name open the way to them.
@@ -252,14 +257,15 @@ async fn serve(
     let mut watching = JoinSet::new();
 
     let (lines, printer) = output::start(options.output)?;
-    let describer = events::Describer::new(options.node_name.clone());
+    let describer =
+        || events::Describer::new(options.node_name.clone()).asking(Arc::clone(&options.requests));
     let outlet = Outlet::new(Arc::clone(&shared), lines);
     if let (Some(observer), Some(plaintexts)) = (&shared.requests, plaintexts) {
-        let describer = events::Describer::new(options.node_name.clone());
-        let pump = tls::Pump::new(Arc::clone(&shared), Arc::clone(observer), describer, outlet.clone());
+        let pump = tls::Pump::new(Arc::clone(&shared), Arc::clone(observer), describer(), outlet.clone());
         serving.spawn(pump.run(plaintexts, drain.listen()));
         watching.spawn(tls::find(Arc::clone(&shared), Arc::clone(observer)));
     }
+    let describer = describer();
     let pump = Pump { shared: Arc::clone(&shared), describer, outlet, excluded: options.exclude };
     serving.spawn(pump.run(events, drain.listen()));
     shared.readiness.done(Task::Events);

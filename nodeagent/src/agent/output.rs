@@ -76,7 +76,9 @@ impl Outlet {
     }
 
     pub(super) fn tell(&self, line: Arc<Line>) {
-        if self.lines.try_send(Arc::clone(&line)).is_ok() {
+        let fate = self.shared.hub.publish(Arc::clone(&line));
+        self.shared.metrics.event(&line, fate);
+        if self.lines.try_send(line).is_ok() {
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 tracing::warn!(lost, "events were not printed: the reader of standard output is too slow");
@@ -85,8 +87,6 @@ impl Outlet {
             self.lost.fetch_add(1, Ordering::Relaxed);
             self.shared.metrics.lost(LostAt::Stdout, 1);
         }
-        let fate = self.shared.hub.publish(Arc::clone(&line));
-        self.shared.metrics.event(&line, fate);
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn run(args: TlsArgs) -> anyhow::Result<ExitCode> {
     match args.output {
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&Uses { v: SCHEMA, uses })?)?,
         Format::Text if uses.is_empty() => {
-            eprintln!("No process of a governed pod uses a TLS library that is known.")
+            eprintln!("No process of a governed pod uses a TLS library that is known.");
         }
         Format::Text => table::write(&mut out, HEAD, &uses.iter().map(row).collect::<Vec<_>>())?,
     }

@@ -155,8 +155,8 @@ fn load(place: &Place, has_ancestors: bool) -> Result<Ebpf, DatapathError> {
     let value = u8::from(has_ancestors);
     let mut object = loader.override_global("HAS_ANCESTORS", &value, true).load(OBJECT).map_err(Box::new)?;
     for name in PROGRAMS {
-        let loaded = program(&mut object, name)?.load();
-        loaded.map_err(|source| DatapathError::Program { name, source: Box::new(source) })?;
+        let taken = program(&mut object, name)?.load();
+        taken.map_err(|source| DatapathError::Program { name, source: Box::new(source) })?;
     }
     Ok(object)
 }

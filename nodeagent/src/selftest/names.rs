@@ -110,7 +110,14 @@ fn name(number: u32) -> String {
 fn flow() -> anyhow::Result<Flow> {
     let name: Name = name(0).parse()?;
     let names = Names { learned: vec![name.clone()], shown: Some(Shown::Name(name)) };
-    Ok(Flow { destination: ADDRESS, protocol: FlowProtocol::Tcp, port: PORT, opaque: false, names })
+    Ok(Flow {
+        destination: ADDRESS,
+        protocol: FlowProtocol::Tcp,
+        port: PORT,
+        opaque: false,
+        names,
+        request: None,
+    })
 }
 
 fn compiled(names: u32) -> anyhow::Result<Compiled> {

@@ -20,6 +20,8 @@ pub(in crate::agent) struct Destination {
     pub(in crate::agent) port: u16,
     /// The pod's end, where it is known.
     pub(in crate::agent) local: Option<(IpAddr, u16)>,
+    /// The name that the connection shows in TLS, where it is known.
+    pub(in crate::agent) shown: Option<String>,
 }
 
 struct Opened {
@@ -60,7 +62,8 @@ impl Connections {
         if process.opened.len() == OF_PROCESS {
             process.opened.pop_front();
         }
-        let to = Destination { address: line.dst, port, local: line.src.zip(line.sport) };
+        let shown = line.domain.clone().filter(|_| line.kind == Kind::Tls);
+        let to = Destination { address: line.dst, port, local: line.src.zip(line.sport), shown };
         process.opened.push_back(Opened { to, domain: line.domain.clone() });
         self.flows += u64::from(line.kind == Kind::Tls);
     }
@@ -103,6 +106,7 @@ impl Connections {
 /// The one destination of all; its local end only if that is the same, too.
 fn agreed<'a>(mut opened: impl Iterator<Item = &'a Opened>) -> Option<Destination> {
     let mut one = opened.next()?.to.clone();
+    let mut is_shown_alike = true;
     for other in opened {
         if (other.to.address, other.to.port) != (one.address, one.port) {
             return None;
@@ -112,7 +116,13 @@ fn agreed<'a>(mut opened: impl Iterator<Item = &'a Opened>) -> Option<Destinatio
             (one, other) if one == other => one,
             _ => None,
         };
+        match (&one.shown, &other.to.shown) {
+            (None, shown) => one.shown.clone_from(shown),
+            (Some(one), Some(other)) => is_shown_alike &= one == other,
+            (Some(_), None) => {}
+        }
     }
+    one.shown = one.shown.filter(|_| is_shown_alike);
     Some(one)
 }
 
@@ -125,7 +135,7 @@ mod tests {
         let process = connections.process(7);
         for (address, port, domain) in opened {
             let address = address.parse().expect("an address");
-            let to = Destination { address, port: *port, local: None };
+            let to = Destination { address, port: *port, local: None, shown: None };
             process.opened.push_back(Opened { to, domain: domain.map(str::to_owned) });
         }
         connections

@@ -18,7 +18,7 @@ use tokio::process::Command;
 use super::elf::{self, ElfError, Place};
 
 /// The hidden command that the child is.
-pub const COMMAND: &str = "elf-symbols";
+pub(crate) const COMMAND: &str = "elf-symbols";
 
 /// How long a file may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ enum Said {
 
 /// Why a file is not known.
 #[derive(Debug, thiserror::Error)]
-pub enum ExamineError {
+pub(super) enum ExamineError {
     /// There is no child.
     #[error("cannot start a process to read it: {0}")]
     Start(io::Error),
@@ -61,7 +61,7 @@ pub enum ExamineError {
 }
 
 /// Asks a child what is in a file.
-pub async fn examine(file: OwnedFd) -> Result<Vec<Place>, ExamineError> {
+pub(super) async fn examine(file: OwnedFd) -> Result<Vec<Place>, ExamineError> {
     let mut command = Command::new("/proc/self/exe");
     command.arg(COMMAND).env_clear().current_dir("/").kill_on_drop(true);
     command.stdin(Stdio::from(file)).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -83,7 +83,7 @@ pub async fn examine(file: OwnedFd) -> Result<Vec<Place>, ExamineError> {
 }
 
 /// The child.
-pub fn run() -> anyhow::Result<ExitCode> {
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
     give_up_rights()?;
     let file = standard_input()?;
     let said = match elf::places(&ReadCache::new(file)) {

@@ -13,10 +13,10 @@ const MAX_PLACES: usize = 16;
 /// A TLS library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Library {
+pub(super) enum Library {
     /// OpenSSL and what was made from it.
     OpenSsl,
-    /// GnuTLS.
+    /// `GnuTLS`.
     GnuTls,
     /// Go's `crypto/tls`.
     Go,
@@ -25,11 +25,8 @@ pub enum Library {
 }
 
 impl Library {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::OpenSsl, Self::GnuTls, Self::Go, Self::Rustls];
-
     /// As people write it.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::OpenSsl => "openssl",
             Self::GnuTls => "gnutls",
@@ -41,18 +38,18 @@ impl Library {
 
 /// A function to be probed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub(super) struct Place {
     /// Of which library.
-    pub library: Library,
+    pub(super) library: Library,
     /// Where in the file its code begins.
-    pub offset: u64,
+    pub(super) offset: u64,
     /// Where in OpenSSL's structure of a connection it says that the handshake goes on.
-    pub handshake: Option<u32>,
+    pub(super) handshake: Option<u32>,
 }
 
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ElfError {
+pub(super) enum ElfError {
     /// Not ELF, not of 64 bits, or its headers contradict themselves.
     #[error("no ELF file that can be read: {0}")]
     Form(#[from] object::Error),
@@ -62,7 +59,7 @@ pub enum ElfError {
 }
 
 /// The functions of a file that are to be probed; none if it has none.
-pub fn places<'data, R: ReadRef<'data>>(data: R) -> Result<Vec<Place>, ElfError> {
+pub(super) fn places<'data, R: ReadRef<'data>>(data: R) -> Result<Vec<Place>, ElfError> {
     let file = ElfFile64::<Endianness, R>::parse(data)?;
     let mut places = Vec::new();
     let mut has_go = false;

@@ -117,7 +117,7 @@ impl Finder {
         if let Err(error) = mappings::start(sender.clone(), Arc::clone(&missed), settled) {
             tracing::warn!(%error, "the kernel does not tell of mappings (perf events): processes are looked at every 10 s");
         }
-        let (notices, mut noticed) = mpsc::channel(1);
+        let (notices, mut told_of) = mpsc::channel(1);
         let mut inotify = notify::recommended_watcher(move |told: notify::Result<notify::Event>| {
             // Looking at a directory is told of, too.
             if told.is_ok_and(|event| event.kind.is_create()) {
@@ -141,7 +141,7 @@ impl Finder {
                         self.mapped(mapping, &mut homes);
                     }
                 }
-                _ = noticed.recv() => self.look_at_containers(&mut inotify, &mut watched),
+                _ = told_of.recv() => self.look_at_containers(&mut inotify, &mut watched),
                 () = missed.notified() => {
                     tokio::time::sleep(ROOT_PAUSE).await;
                     self.scan();

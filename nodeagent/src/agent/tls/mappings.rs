@@ -101,13 +101,12 @@ pub(super) fn start(
 
 fn listen(mut samplers: Vec<Sampler>, mappings: &mpsc::Sender<Mapping>, missed: &Notify, settled: &Settled) {
     while !mappings.is_closed() {
-        let mut waiting: Vec<PollFd<'_>> = samplers
-            .iter()
+        let waiting = samplers.iter().map(|sampler| {
             // SAFETY: the descriptor is the sampler's, which outlives this list.
-            .map(|sampler| {
-                PollFd::new(unsafe { BorrowedFd::borrow_raw(sampler.as_raw_fd()) }, PollFlags::POLLIN)
-            })
-            .collect();
+            let descriptor = unsafe { BorrowedFd::borrow_raw(sampler.as_raw_fd()) };
+            PollFd::new(descriptor, PollFlags::POLLIN)
+        });
+        let mut waiting: Vec<PollFd<'_>> = waiting.collect();
         // With an end, to see that nobody listens any more.
         if poll(&mut waiting, PollTimeout::from(1000_u16)).is_err() {
             continue;

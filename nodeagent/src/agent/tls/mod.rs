@@ -50,7 +50,7 @@ pub(super) struct Observer {
 
 impl Observer {
     /// Loads the probes, if this kernel takes them.
-    pub(super) fn open(place: &Place) -> Result<(Self, Plaintexts), DatapathError> {
+    pub(super) fn open(place: &Place, asked: Arc<Asked>) -> Result<(Self, Plaintexts), DatapathError> {
         let (uprobes, plaintexts) = Uprobes::open(place)?;
         let observer = Self {
             uprobes: Mutex::new(uprobes),
@@ -58,7 +58,7 @@ impl Observer {
             connections: Mutex::default(),
             tally: Mutex::default(),
             limit: registry::PROBED_OF_POD,
-            asked: Arc::new(Asked::default()),
+            asked,
         };
         Ok((observer, plaintexts))
     }
@@ -84,13 +84,13 @@ impl Observer {
         let kernel = self.uprobes().counters()?;
         let count = |index: u32| kernel[index as usize];
         let registry = self.registry();
-        let (probed, probes) = registry.probed();
+        let (files, probes) = registry.probed();
         let refused = Why::ALL.map(|why| (why.name(), registry.refused(why))).to_vec();
         drop(registry);
         let (flows, silent) = self.connections().flows();
         let tally = self.tally();
         Ok(Counts {
-            probed,
+            probed: files,
             probes,
             refused,
             writes: count(plaintext_counter::WRITES),

@@ -179,7 +179,7 @@ impl Pump {
 
     fn found(&mut self, header: &PlaintextHeader, request: Request) {
         match self.observer.destination(header.pid, request.host.as_deref()) {
-            Some(destination) => self.tell(header, request, Some(destination)),
+            Some(destination) => self.tell(header, request, Some(&destination)),
             None => {
                 self.waiting.push(Waiting { header: *header, request, until: Instant::now() + PATIENCE });
             }
@@ -193,11 +193,11 @@ impl Pump {
         let late: Vec<Waiting> = self.waiting.drain(..late).collect();
         for Waiting { header, request, .. } in late {
             let destination = self.observer.destination(header.pid, request.host.as_deref());
-            self.tell(&header, request, destination);
+            self.tell(&header, request, destination.as_ref());
         }
     }
 
-    fn tell(&self, header: &PlaintextHeader, request: Request, destination: Option<Destination>) {
+    fn tell(&self, header: &PlaintextHeader, request: Request, destination: Option<&Destination>) {
         self.observer.tally().told(destination.is_some());
         let line = {
             let node = self.shared.node();

@@ -20,8 +20,8 @@ use crate::datapath::Probe;
 /// Files of one pod that are looked at in all.
 const FILES: usize = 1024;
 /// Files that one pod may have looked at at once, and how many more in a second.
-const BURST: f64 = 64.0;
-const PER_SECOND: f64 = 4.0;
+const BURST: u64 = 64;
+const PER_SECOND: u64 = 4;
 /// Files of one pod that are probed, unless configured.
 pub(super) const PROBED_OF_POD: usize = 32;
 /// Files of the node that are probed.
@@ -33,7 +33,7 @@ const KEPT: Duration = Duration::from_secs(15);
 
 /// Why a file is not probed though it may hold a TLS library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Why {
+pub(super) enum Why {
     /// Its file system can hang whoever reads it.
     Untrusted,
     /// No regular file.
@@ -58,7 +58,7 @@ pub enum Why {
 
 impl Why {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Untrusted,
         Self::NotRegular,
         Self::Unreadable,
@@ -72,7 +72,7 @@ impl Why {
     ];
 
     /// As metrics name it.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Untrusted => "untrusted_file_system",
             Self::NotRegular => "not_regular",
@@ -124,7 +124,8 @@ pub(super) type Stamp = (i64, u64);
 
 #[derive(Debug)]
 struct Share {
-    left: f64,
+    /// In thousandths.
+    left: u64,
     since: Instant,
     files: usize,
 }
@@ -185,12 +186,14 @@ impl Registry {
 
     /// Takes one look out of a pod's share.
     fn take(&mut self, endpoint: u64, now: Instant) -> bool {
-        let share = self.shares.entry(endpoint).or_insert(Share { left: BURST, since: now, files: 0 });
-        let grown = now.saturating_duration_since(share.since).as_secs_f64() * PER_SECOND;
-        (share.left, share.since) = ((share.left + grown).min(BURST), now);
-        let may = share.left >= 1.0 && share.files < FILES;
+        let all = BURST * 1000;
+        let share = self.shares.entry(endpoint).or_insert(Share { left: all, since: now, files: 0 });
+        let passed = now.saturating_duration_since(share.since).as_millis();
+        let grown = u64::try_from(passed).unwrap_or(u64::MAX).saturating_mul(PER_SECOND);
+        (share.left, share.since) = (share.left.saturating_add(grown).min(all), now);
+        let may = share.left >= 1000 && share.files < FILES;
         if may {
-            share.left -= 1.0;
+            share.left -= 1000;
             share.files += 1;
         } else {
             self.refuse(Why::PodLimit);
@@ -365,7 +368,7 @@ mod tests {
             registry.enter(&container, pod, (1, inode), file(inode), now)
         };
         let examined = (0..10_000).filter(|inode| enter(1, *inode) == Next::Examine).count();
-        assert_eq!(examined as f64, BURST);
+        assert_eq!(examined as u64, BURST);
         assert_eq!(enter(2, 20_000), Next::Examine);
         // What is known costs nobody anything.
         assert_eq!(enter(1, 20_000), Next::Nothing);

@@ -1,6 +1,7 @@
 //! Which process uses which TLS library, for `sluice tls`.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 use sluice_api::{Refusal, RefusalKind};
@@ -109,7 +110,6 @@ fn files(observer: &Observer, container: &std::path::Path, pid: u32) -> Vec<File
             None if processes::is_runtime(&mapping.path) => return None,
             None => (Vec::new(), Some("not looked at yet, or its pod has too many files".to_owned())),
         };
-        use std::os::unix::ffi::OsStrExt;
         Some((printable(mapping.path.as_os_str().as_bytes()), libraries, why))
     });
     files.collect()
