@@ -27,8 +27,7 @@ const MEMORY: f64 = 2.0;
 const LONGER: f64 = 4.0;
 
 /// What the agent must have refused at least, by its own reasons.
-const REFUSED: &[(&str, u64)] =
-    &[("untrusted_file_system", 1), ("not_regular", 1), ("no_elf", 3), ("pod_limit", 1)];
+const REFUSED: &[(&str, u64)] = &[("untrusted_file_system", 1), ("no_elf", 3), ("pod_limit", 1)];
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
     let directory = run.bed.directory("hostile")?;

@@ -14,7 +14,7 @@ pub(super) const CONNECTIONS: u32 = 50;
 /// What counts requests that gave no event: before they were read, when they were read, and when they were told.
 const LOST: [&str; 4] = [
     "sluice_plaintext_lost_total",
-    "sluice_http_requests_unread_total",
+    "sluice_requests_unread_total",
     "sluice_events_over_budget_total",
     "sluice_events_lost_total",
 ];
