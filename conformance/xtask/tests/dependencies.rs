@@ -31,6 +31,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     // It runs built programs, and knows nothing of what is inside them.
     ("sluice-conformance", &["sluice-abi", "sluice-api"]),
     ("sluice-probe", &[]),
+    ("sluice-rustls-client", &[]),
     ("xtask", &["sluice-ebpf-build"]),
 ];
 
