@@ -9,8 +9,8 @@ use sluice_conformance::bench;
 use sluice_conformance::report::Report;
 use sluice_conformance::rig;
 use sluice_conformance::suite::{
-    broken_input, cni, demo, edits, escape, first_packet, inbound, meaning, names, operate, smoke, soak,
-    unregistered,
+    broken_input, cni, demo, edits, escape, first_packet, inbound, meaning, names, operate, requests, smoke,
+    soak, unregistered,
 };
 
 /// Black-box suites of Sluice.
@@ -79,6 +79,18 @@ enum Suite {
         #[arg(long, default_value_t = 10_000)]
         broken: u32,
     },
+    /// Requests over HTTPS are told of, each once, whatever library wrote them.
+    Requests {
+        /// Requests of each client.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..))]
+        each: u32,
+        /// Requests over 50 connections.
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(50..))]
+        load: u32,
+        /// Copies of a library that a hostile pod maps.
+        #[arg(long, default_value_t = 10_000)]
+        copies: u32,
+    },
     /// Measure, and hold the figures against their aims.
     #[command(subcommand)]
     Bench(Bench),
@@ -113,6 +125,12 @@ enum Bench {
         /// Interleaved rounds.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(20..))]
         rounds: u32,
+    },
+    /// What it costs that requests are seen, beside an agent that does not look.
+    Requests {
+        /// Fewer requests, in the least number of rounds.
+        #[arg(long)]
+        quick: bool,
     },
     /// What names cost: packets of flows to learned addresses, questions and answers, and how long a look-up takes in a pod.
     Names {
@@ -173,9 +191,18 @@ fn run(command: &Command) -> Result<bool> {
                 Suite::Names { names, broken } => {
                     names::run(place, names::Options { names: *names, broken: *broken, seed }).await?
                 }
+                Suite::Requests { each, load, copies } => {
+                    let options = requests::Options { each: *each, load: *load, copies: *copies, seed };
+                    requests::run(place, options).await?
+                }
                 Suite::Bench(Bench::Datapath { repeats, rounds }) => {
                     let options = bench::datapath::Options { repeats: *repeats, rounds: *rounds, seed };
                     bench::datapath::run(place, options)?
+                }
+                Suite::Bench(Bench::Requests { quick }) => {
+                    use bench::requests::Options;
+                    let options = if *quick { Options::quick(seed) } else { Options::whole(seed) };
+                    bench::requests::run(place, options).await?
                 }
                 Suite::Bench(Bench::Names { quick }) => {
                     use bench::names::Options;

@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::agent::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, Format};
+use crate::agent::{self, DEFAULT_BPFFS, DEFAULT_RUN_DIR, Format};
 use crate::commands::agent::AgentArgs;
 use crate::commands::dns::DnsArgs;
 use crate::commands::observe::ObserveArgs;
 use crate::commands::pods::PodsArgs;
 use crate::commands::policy::PolicyCommand;
 use crate::commands::status::StatusArgs;
+use crate::commands::tls::TlsArgs;
 use crate::{commands, selftest};
 
 /// Exit code for an error that no other code describes.
@@ -35,6 +36,7 @@ const EXAMPLES: &str = "Examples:
   sluice pods -n shop                   the governed pods of a namespace
   sluice observe --verdict deny         follow what is denied
   sluice dns shop/web                   what a pod has learned from DNS, from whom, until when
+  sluice tls shop/web                   which of its processes use TLS, and are their requests seen
   sluice policy check policies/         errors and warnings of policy files
   sluice policy test --policy web.yaml --flow 'pod=shop/web dst=203.0.113.7 port=443'
   sluice detach                         take everything of Sluice out of the kernel";
@@ -53,6 +55,8 @@ enum Command {
     Observe(Box<ObserveArgs>),
     /// Show what a pod has learned from DNS: name, address, who answered, until when it counts.
     Dns(DnsArgs),
+    /// Show which processes use which TLS library, and whether the requests that they make are seen.
+    Tls(TlsArgs),
     /// Take everything of Sluice out of the kernel: no pod is governed after it.
     ///
     /// The run directory goes as well. The policies stay, and their last good copies in the state directory.
@@ -68,6 +72,9 @@ enum Command {
     ///
     /// Touches nothing of a running agent.
     BenchDatapath(BenchDatapathArgs),
+    /// Read an ELF file on standard input, without any rights: for the agent.
+    #[command(name = agent::tls::child::COMMAND, hide = true)]
+    ElfSymbols,
     /// Print a completion script.
     Completions {
         /// For which shell.
@@ -155,6 +162,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pods(args) => commands::pods::run(&args),
         Command::Observe(args) => commands::observe::run(*args),
         Command::Dns(args) => commands::dns::run(args),
+        Command::Tls(args) => commands::tls::run(args),
         Command::Detach(args) => commands::detach(&args.bpffs, &args.run_dir),
         Command::Policy(command) => commands::policy::run(&command),
         Command::SelfTest(args) => {
@@ -177,6 +185,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let print = if args.names { selftest::names::print } else { selftest::bench::print };
             print(&options).map(|()| ExitCode::SUCCESS)
         }
+        Command::ElfSymbols => agent::tls::child::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -340,6 +340,38 @@ fn test_judges_by_names() {
 }
 
 #[test]
+fn test_judges_requests_and_says_that_they_are_only_told() {
+    let policy = "apiVersion: sluice.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: web, namespace: shop}\n\
+                  spec: {podSelector: {}, rules: [{action: Allow, ports: [{port: 443}], \
+                  http: [{methods: [GET], path: {value: /v1}}]}]}\n";
+    let files = directory(&[("web.yaml", policy)]);
+    let flows = [
+        ("", "allow", "EgressPolicy shop/web, rule 0"),
+        ("method=GET path=/v1/x", "allow", "EgressPolicy shop/web, rule 0"),
+        (
+            "method=POST path=/v1/x",
+            "deny",
+            "EgressPolicy shop/web, default action, by the request, which is not enforced",
+        ),
+        (
+            "method=none",
+            "deny",
+            "EgressPolicy shop/web, default action, by the request, which is not enforced",
+        ),
+    ];
+    let lines: Vec<String> =
+        flows.iter().map(|(flow, ..)| format!("pod=shop/x dst=203.0.113.7 port=443 {flow}")).collect();
+    let args = ["test", "--policy", "web.yaml", "--output", "json", "--flow", "-"];
+    let output = sluice(files.path(), &args, &lines.join("\n"));
+    assert_eq!((code(&output), err(&output)), (1, ""));
+    for (line, (flow, action, reason)) in json_lines(&output).iter().zip(flows) {
+        assert_eq!((&line["action"], &line["reason"]), (&json!(action), &json!(reason)), "{flow}");
+    }
+    let output = sluice(files.path(), &["check", "web.yaml"], "");
+    assert!(out(&output).contains("spec.rules[0].http: requests are told, not enforced"), "{}", out(&output));
+}
+
+#[test]
 fn test_refuses_a_bad_flow_and_goes_on() {
     let files = directory(&[("web.yaml", WEB)]);
     let flows = "pod=shop/web label.app=web dst=192.0.2.1 port=80\n\n{\"pod\":\"shop/web\"}\n{oops\n\

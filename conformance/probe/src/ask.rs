@@ -16,6 +16,8 @@ pub(crate) struct Plan {
     pub(crate) server: SocketAddr,
     /// `#` stands for the number of the question.
     pub(crate) name: String,
+    /// The type of record that is asked for.
+    pub(crate) kind: u16,
     pub(crate) first: u32,
     pub(crate) count: u32,
 }
@@ -26,7 +28,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<()> {
     let mut addresses = 0;
     for number in plan.first..plan.first + plan.count {
         let name = plan.name.replace('#', &number.to_string());
-        let question = question(&name, number as u16);
+        let question = question(&name, plan.kind, number as u16);
         let begun = Instant::now();
         let answer = ask(plan.server, &question)?;
         nanoseconds.push(begun.elapsed().as_nanos() as u64);
@@ -56,7 +58,7 @@ fn ask(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// A question for an address (RFC 1035, section 4), with room for a long answer (RFC 6891).
-fn question(name: &str, identity: u16) -> Vec<u8> {
+fn question(name: &str, kind: u16, identity: u16) -> Vec<u8> {
     let mut message = identity.to_be_bytes().to_vec();
     // Recursion desired; one question, and one record behind it.
     message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
@@ -64,8 +66,10 @@ fn question(name: &str, identity: u16) -> Vec<u8> {
         message.push(label.len() as u8);
         message.extend(label.bytes());
     }
-    // The root, A, IN; then the root, OPT, and the room.
-    message.extend([0, 0, 1, 0, 1, 0, 0, 41]);
+    // The root; the type; IN. Then the root, OPT, and the room.
+    message.push(0);
+    message.extend(kind.to_be_bytes());
+    message.extend([0, 1, 0, 0, 41]);
     message.extend(ROOM.to_be_bytes());
     message.extend([0; 6]);
     message
@@ -77,8 +81,8 @@ mod tests {
 
     #[test]
     fn a_question_is_written_as_dns_has_it() {
-        let wire = question("a.bc", 0x1234);
+        let wire = question("a.bc", 28, 0x1234);
         assert_eq!(wire[..17], *b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01\x01a\x02bc");
-        assert_eq!(wire[17..], *b"\0\0\x01\0\x01\0\0\x29\x10\0\0\0\0\0\0\0");
+        assert_eq!(wire[17..], *b"\0\0\x1c\0\x01\0\0\x29\x10\0\0\0\0\0\0\0");
     }
 }

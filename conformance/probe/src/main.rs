@@ -13,6 +13,7 @@ mod ask;
 mod attempt;
 mod escape;
 mod flood;
+mod map;
 mod pause;
 mod serve;
 mod streams;
@@ -28,8 +29,10 @@ const USAGE: &str = "usage: sluice-probe COMMAND [--OPTION VALUE]...
   serve --tcp P --udp P     answer whatever comes in
   streams --flows 'PROTO/IP...' --port P [--pace-ms MS]   send without end, by tcp and udp
   tries --file F            try each flow of a file once
+  map --directory D [--seconds S]   map every file below it as a library, and hold them
   connect --to IP --port P --proto tcp|udp|icmp [--count N] [--timeout-ms MS]
-  ask --server IP --port P --name NAME --count N [--first F]   questions by udp, # in the name is the number
+  ask --server IP --port P --name NAME --count N [--first F] [--kind TYPE]
+                            questions by udp; # in the name is the number
   escape NAME --tag N --own4 IP --own6 IP --neighbour4 IP --neighbour6 IP --allowed4 IP --allowed6 IP
          --forbidden4 IP --forbidden6 IP [--directory D] [--seconds S]";
 
@@ -106,6 +109,10 @@ fn run() -> Result<(), String> {
             streams::run(&options.need::<String>("flows")?, options.need("port")?, pace)?;
         }
         "tries" => tries::run(&options.need::<std::path::PathBuf>("file")?)?,
+        "map" => {
+            let lasting = Duration::from_secs_f64(options.get("seconds")?.unwrap_or(0.0));
+            map::run(&options.need::<std::path::PathBuf>("directory")?, lasting)?;
+        }
         "connect" => attempt::run(&attempt::Attempt {
             to: options.need("to")?,
             port: options.get("port")?.unwrap_or(0),
@@ -116,6 +123,7 @@ fn run() -> Result<(), String> {
         "ask" => ask::run(&ask::Plan {
             server: SocketAddr::new(options.need("server")?, options.need("port")?),
             name: options.need("name")?,
+            kind: options.get("kind")?.unwrap_or(1),
             first: options.get("first")?.unwrap_or(0),
             count: options.need("count")?,
         })

@@ -1,7 +1,7 @@
 //! A list of flows out of a file, each tried once on a socket of its own.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,21 +29,27 @@ enum Way {
     Raw(u8),
 }
 
-/// A line of the file: `udp 203.0.113.7 53 12345`, where the last is the tag of its datagram.
+/// A line of the file: `udp 203.0.113.7 53 12345`, where the last is the tag of its datagram. Behind that a connection may
+/// have a name that it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Flow {
     way: Way,
     to: SocketAddr,
     tag: u64,
+    shows: Option<String>,
 }
 
 impl FromStr for Flow {
     type Err = String;
 
     fn from_str(line: &str) -> Result<Self, String> {
-        let bad = || format!("{line:?} is not WAY IP PORT TAG");
+        let bad = || format!("{line:?} is not WAY IP PORT TAG [NAME]");
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [way, to, port, tag] = words[..] else { return Err(bad()) };
+        let (words, shows) = match words[..] {
+            ["tcp", .., name] if words.len() == 5 => (&words[..4], Some(name.to_owned())),
+            _ => (&words[..], None),
+        };
+        let [way, to, port, tag] = *words else { return Err(bad()) };
         let way = match way {
             "tcp" => Way::Tcp,
             "udp" => Way::Udp,
@@ -54,7 +60,7 @@ impl FromStr for Flow {
         };
         let to: IpAddr = to.parse().map_err(|_| bad())?;
         let port = port.parse().map_err(|_| bad())?;
-        Ok(Self { way, to: SocketAddr::new(to, port), tag: tag.parse().map_err(|_| bad())? })
+        Ok(Self { way, to: SocketAddr::new(to, port), tag: tag.parse().map_err(|_| bad())?, shows })
     }
 }
 
@@ -72,7 +78,7 @@ pub(crate) fn run(file: &Path) -> Result<(), String> {
 fn attempt(flow: &Flow) -> io::Result<&'static str> {
     let mark = Mark { tag: flow.tag, kind: 0, destination: 0, sequence: 0 };
     match flow.way {
-        Way::Tcp => tcp(flow.to),
+        Way::Tcp => tcp(flow),
         Way::Udp => {
             let fd = sys::socket(flow.to.ip(), libc::SOCK_DGRAM, 0)?;
             sys::send(&fd, &mark.encode(), Some(flow.to)).map(|_| "sent")
@@ -92,21 +98,36 @@ fn attempt(flow: &Flow) -> io::Result<&'static str> {
     }
 }
 
-fn tcp(to: SocketAddr) -> io::Result<&'static str> {
-    let fd = sys::socket(to.ip(), libc::SOCK_STREAM, 0)?;
+fn tcp(flow: &Flow) -> io::Result<&'static str> {
+    let fd = sys::socket(flow.to.ip(), libc::SOCK_STREAM, 0)?;
     sys::reset_on_close(&fd);
-    match sys::connect(&fd, to) {
+    match sys::connect(&fd, flow.to) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
     if sys::poll([(&fd, libc::POLLOUT)].into_iter(), CONNECT_LIMIT)[0] == 0 {
         return Ok("timeout");
     }
-    match sys::socket_error(&fd) {
-        None => Ok("connected"),
-        Some(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok("refused"),
-        Some(error) => Err(error),
+    match (sys::socket_error(&fd), &flow.shows) {
+        (None, None) => Ok("connected"),
+        (None, Some(name)) => Ok(show(TcpStream::from(fd), name)),
+        (Some(error), _) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok("refused"),
+        (Some(error), _) => Err(error),
     }
+}
+
+/// Shows a name by HTTP, or nothing that can be read: is it answered?
+fn show(mut stream: TcpStream, name: &str) -> &'static str {
+    let request = match name {
+        "none" => "a greeting of no protocol\r\n\r\n".to_owned(),
+        name => format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n"),
+    };
+    let answered = stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_read_timeout(Some(CONNECT_LIMIT)))
+        .and_then(|()| stream.write_all(request.as_bytes()))
+        .and_then(|()| stream.read_exact(&mut vec![0; request.len()]));
+    if answered.is_ok() { "answered" } else { "cut" }
 }
 
 fn raw(to: IpAddr, protocol: libc::c_int, packet: &[u8]) -> io::Result<&'static str> {
@@ -133,9 +154,13 @@ mod tests {
     #[test]
     fn lines_are_read() {
         let flow: Flow = "udp-connected ::1 53 7".parse().unwrap();
-        assert_eq!(flow, Flow { way: Way::UdpConnected, to: "[::1]:53".parse().unwrap(), tag: 7 });
+        assert_eq!(
+            flow,
+            Flow { way: Way::UdpConnected, to: "[::1]:53".parse().unwrap(), tag: 7, shows: None }
+        );
+        assert_eq!("tcp ::1 80 7 a.b".parse::<Flow>().unwrap().shows.as_deref(), Some("a.b"));
         assert_eq!("47 ::1 0 7".parse::<Flow>().unwrap().way, Way::Raw(47));
-        for bad in ["", "udp ::1 53", "udp ::1 x 7", "300 ::1 0 7", "udp name 53 7"] {
+        for bad in ["", "udp ::1 53", "udp ::1 x 7", "300 ::1 0 7", "udp name 53 7", "udp ::1 53 7 a.b"] {
             assert!(bad.parse::<Flow>().is_err(), "{bad:?}");
         }
     }

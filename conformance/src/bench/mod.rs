@@ -4,3 +4,4 @@ pub mod add;
 pub mod datapath;
 pub mod names;
 mod ratio;
+pub mod requests;

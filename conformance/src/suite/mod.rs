@@ -17,6 +17,7 @@ pub mod inbound;
 pub mod meaning;
 pub mod names;
 pub mod operate;
+pub mod requests;
 pub mod smoke;
 pub mod soak;
 pub mod unregistered;

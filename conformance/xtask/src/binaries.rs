@@ -15,7 +15,7 @@ const DYNAMIC: &[&str] = &["sluice", "sluice-conformance"];
 const REHEARSAL: (&str, &str) = ("sluice", "sluice-rehearsal");
 
 /// Binaries that also run where there is no C library, or another one: the runtime's host folder, a test pod.
-const STATIC: &[&str] = &["sluice-cni", "sluice-probe"];
+const STATIC: &[&str] = &["sluice-cni", "sluice-probe", "sluice-rustls-client"];
 
 /// Cargo's profile.
 #[derive(Clone, Copy, PartialEq, Eq)]

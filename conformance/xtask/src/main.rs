@@ -119,7 +119,9 @@ fn run(task: Task) -> Result<ExitCode> {
 
 /// Installs, builds and becomes `sluice-conformance`.
 fn conformance(checkout: &Checkout, first: &[&str], args: &[String]) -> Result<ExitCode> {
-    shell::step("setup", || setup::install(Scope::Run))?;
+    let is_of_requests = args.iter().any(|arg| arg == "requests");
+    let scope = if is_of_requests { Scope::Clients } else { Scope::Run };
+    shell::step("setup", || setup::install(scope))?;
     shell::step("build", || binaries::build(checkout, Profile::Release))?;
     let mut command = binaries::conformance(checkout);
     command.args(first).args(args);

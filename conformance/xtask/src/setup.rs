@@ -11,10 +11,12 @@ use sluice_ebpf_build as ebpf;
 use crate::shell::{self, find_program};
 
 /// How much to install.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
     /// What building, the demonstration and the suites need.
     Run,
+    /// Also the clients and the server of the suite of requests.
+    Clients,
     /// Also what only `cargo xtask test` needs.
     Dev,
 }
@@ -54,6 +56,11 @@ const fn need(packages: &'static [&'static str], there: Probe, why: &'static str
     Need { packages, there, why, scope: Scope::Run }
 }
 
+/// A client of the suite of requests, or what it is made with.
+const fn client(packages: &'static [&'static str], there: &'static str, why: &'static str) -> Need {
+    Need { packages, there: Probe::File(there), why, scope: Scope::Clients }
+}
+
 /// What comes from Debian.
 const NEEDS: &[Need] = &[
     need(
@@ -83,6 +90,24 @@ const NEEDS: &[Need] = &[
     need(&["iproute2"], Probe::Program("ip"), "lays out networks for the suites"),
     need(&["knot"], Probe::File("/usr/sbin/knotd"), "serves names to the suite of domain rules"),
     need(&["bind9-dnsutils"], Probe::Program("dig"), "asks for names in it"),
+    client(&["nginx-light"], "/usr/sbin/nginx", "serves requests to the suite of requests"),
+    client(&["openssl"], "/usr/bin/openssl", "makes its certificates, and is a client in it"),
+    client(&["curl"], "/usr/bin/curl", "is a client in it, of OpenSSL"),
+    client(&["wget"], "/usr/bin/wget", "is a client in it, of GnuTLS"),
+    client(
+        &["python3-requests"],
+        "/usr/lib/python3/dist-packages/requests/__init__.py",
+        "is a client in it, of Python",
+    ),
+    client(
+        &["python3-pycurl"],
+        "/usr/lib/python3/dist-packages/pycurl.cpython-311-x86_64-linux-gnu.so",
+        "is a client in it, of the libcurl of GnuTLS",
+    ),
+    client(&["nodejs"], "/usr/bin/node", "is a client in it, of node"),
+    client(&["golang-go"], "/usr/bin/go", "compiles the client of Go (81 MB)"),
+    client(&["libssl-dev"], "/usr/include/openssl/ssl.h", "compiles the clients of C"),
+    client(&["apache2-utils"], "/usr/bin/ab", "is its load"),
     need(
         &["python3"],
         Probe::File("/usr/bin/python3"),
@@ -117,11 +142,7 @@ fn has_bpf_clippy() -> bool {
 type Lack = (String, &'static str);
 
 fn missing_packages(scope: Scope) -> Vec<&'static Need> {
-    NEEDS
-        .iter()
-        .filter(|need| need.scope == Scope::Run || scope == Scope::Dev)
-        .filter(|n| !n.there.holds())
-        .collect()
+    NEEDS.iter().filter(|need| need.scope <= scope).filter(|n| !n.there.holds()).collect()
 }
 
 fn missing_linker() -> Option<Lack> {

@@ -22,6 +22,7 @@ pub(crate) const CI_SUITES: &[Suite] = &[
     suite("cni", &[]),
     suite("escape", &[]),
     suite("names", &["--names", "1000", "--broken", "1000"]),
+    suite("requests", &["--load", "10000"]),
     suite("meaning", &["--pairs", "200000"]),
     suite("edits", &["--flips", "500"]),
     suite("first-packet", &["--pods", "20"]),

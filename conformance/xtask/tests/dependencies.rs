@@ -16,6 +16,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sluice-ebpf-build", &[]),
     ("sluice-parse", &["sluice-abi"]),
     ("sluice-cni", &["sluice-api"]),
+    ("sluice-crds", &["sluice-policy"]),
     (
         "sluice",
         &[
@@ -30,6 +31,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     // It runs built programs, and knows nothing of what is inside them.
     ("sluice-conformance", &["sluice-abi", "sluice-api"]),
     ("sluice-probe", &[]),
+    ("sluice-rustls-client", &[]),
     ("xtask", &["sluice-ebpf-build"]),
 ];
 

@@ -13,10 +13,12 @@ pub mod event;
 pub mod layout;
 pub mod maps;
 pub mod names;
+pub mod plaintext;
 
 pub use event::*;
 pub use maps::*;
 pub use names::*;
+pub use plaintext::*;
 
 /// How pins are laid out and named. Part of their path.
 pub const ABI_VERSION: u32 = 1;

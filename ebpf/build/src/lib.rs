@@ -7,8 +7,7 @@
 //!
 //! ```no_run
 //! # use std::path::Path;
-//! let object = sluice_ebpf_build::build_script(Path::new("../ebpf/programs")).unwrap_or_else(|e| panic!("{e}"));
-//! println!("cargo:rustc-env=SLUICE_BPF_OBJECT={}", object.display());
+//! sluice_ebpf_build::build_script(Path::new("../ebpf/programs")).unwrap_or_else(|e| panic!("{e}"));
 //! ```
 //!
 //! The crate has no dependencies, so that a build script and `xtask` cost little to compile.
@@ -32,8 +31,8 @@ pub use toolchain::{
 /// The target triple of the kernel programs: 64-bit BPF, little endian.
 pub const TARGET: &str = "bpfel-unknown-none";
 
-/// The name of the program crate's binary target, and so of the object.
-const BIN: &str = "sluice";
+/// The names of the program crate's binary targets, and so of the objects.
+pub const OBJECTS: [&str; 2] = ["sluice", "sluice-uprobes"];
 
 /// Why the kernel programs could not be compiled.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ pub enum BuildError {
     Io(PathBuf, io::Error),
     /// The inner cargo failed: its own message stands above this one.
     Cargo(ExitStatus),
-    /// The inner cargo succeeded without making the object: check that the bin target is still named `sluice`.
+    /// The inner cargo succeeded without making the object: check the names of the bin targets.
     NoObject(PathBuf),
     /// A variable that cargo sets for build scripts is not set: call this from a build script only.
     NotABuildScript(&'static str),
@@ -67,7 +66,7 @@ impl fmt::Display for BuildError {
             ),
             Self::NoObject(path) => write!(
                 f,
-                "the kernel programs compiled, but {} is not there: is the bin target still named `{BIN}`?",
+                "the kernel programs compiled, but {} is not there: are the bin targets still named so?",
                 path.display()
             ),
             Self::NotABuildScript(variable) => {
@@ -93,7 +92,7 @@ impl From<Missing> for BuildError {
     }
 }
 
-/// Compiles the programs in `programs_dir` and returns the path of the object, which lies below `target_dir`.
+/// Compiles the programs in `programs_dir` and returns the directory of the [`OBJECTS`], which lies below `target_dir`.
 ///
 /// `target_dir` must not be the target directory of a cargo that waits for this call: both would wait for its lock.
 /// `features` are those of the programs' crate. One line on standard error says which route was taken.
@@ -103,8 +102,9 @@ pub fn build(programs_dir: &Path, target_dir: &Path, features: &[&str]) -> Resul
     eprintln!("kernel programs: {toolchain}");
     let mut cargo = prepare(toolchain.build(), &toolchain, &programs, target_dir);
     run(cargo.args(["--features", &features.join(",")]))?;
-    let object = target_dir.join(TARGET).join("release").join(BIN);
-    if object.is_file() { Ok(object) } else { Err(BuildError::NoObject(object)) }
+    let directory = target_dir.join(TARGET).join("release");
+    let missing = OBJECTS.iter().map(|object| directory.join(object)).find(|object| !object.is_file());
+    missing.map_or(Ok(directory), |object| Err(BuildError::NoObject(object)))
 }
 
 /// Lints the programs in `programs_dir` with clippy for the BPF target; a warning is an error.
@@ -196,7 +196,7 @@ fn host_arch() -> String {
 }
 
 /// All that a build script has to do: tells cargo when to run it again, compiles the programs in `programs_dir`, and
-/// puts the object into the script's own `OUT_DIR` as `sluice.bpf.o`, whose path it returns.
+/// puts each of the [`OBJECTS`] into the script's own `OUT_DIR`, which it returns, as `<name>.bpf.o`.
 ///
 /// The inner target directory is shared by all profiles, so that `build`, `clippy` and `test` compile the programs once.
 pub fn build_script(programs_dir: &Path) -> Result<PathBuf, BuildError> {
@@ -204,14 +204,16 @@ pub fn build_script(programs_dir: &Path) -> Result<PathBuf, BuildError> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(BuildError::NotABuildScript("OUT_DIR"))?);
     // Cargo tells a build script the features of its crate so; the agent's are the programs'.
     let rehearsal = env::var_os("CARGO_FEATURE_REHEARSAL").map(|_| "rehearsal");
-    let object = build(programs_dir, &shared_target_dir(&out), rehearsal.as_slice())?;
-    let copy = out.join("sluice.bpf.o");
-    let bytes = fs::read(&object).map_err(|e| BuildError::Io(object, e))?;
-    // An object that did not change keeps its time, and what embeds it is not compiled again.
-    if fs::read(&copy).ok().as_deref() != Some(&bytes[..]) {
-        fs::write(&copy, &bytes).map_err(|e| BuildError::Io(copy.clone(), e))?;
+    let directory = build(programs_dir, &shared_target_dir(&out), rehearsal.as_slice())?;
+    for name in OBJECTS {
+        let (object, copy) = (directory.join(name), out.join(format!("{name}.bpf.o")));
+        let bytes = fs::read(&object).map_err(|e| BuildError::Io(object, e))?;
+        // An object that did not change keeps its time, and what embeds it is not compiled again.
+        if fs::read(&copy).ok().as_deref() != Some(&bytes[..]) {
+            fs::write(&copy, &bytes).map_err(|e| BuildError::Io(copy, e))?;
+        }
     }
-    Ok(copy)
+    Ok(out)
 }
 
 /// `bpf` in the outer target directory, which cargo marks with `CACHEDIR.TAG`; `OUT_DIR` itself where there is no mark.

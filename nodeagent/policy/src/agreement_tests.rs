@@ -6,10 +6,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 
-use crate::arbitrary::{Case, Size, random_case, random_flow, random_question, rng};
+use crate::arbitrary::{Case, Size, random_case, random_flow, random_question, random_request, rng};
 use crate::compile::{Class, Compiled, CompiledRuling, compile};
 use crate::evaluate::{evaluate, may_ask};
-use crate::flow::{Flow, Judgement, Ruling};
+use crate::flow::{Action, Flow, Judgement, Ruling};
 use crate::model::{Mode, Peer, Policy, Posture, RuleAction};
 use crate::name::NamePattern;
 use crate::select::{Selection, select};
@@ -103,6 +103,13 @@ proptest! {
             let (quick, slow) = (compiled.may_ask(&name), may_ask(&selection, &case.world, posture, &name));
             prop_assert_eq!(quick, slow, "{}\n{:#?}", name, &case);
         }
+        for _ in 0..20 {
+            // What may go once its request is known was not stopped before.
+            let opening = random_flow(&mut rng, &case.policies, &case.world);
+            let flow = Flow { request: Some(random_request(&mut rng)), ..opening.clone() };
+            let known = reference(&flow).applied.action == Action::Allow;
+            prop_assert!(!known || reference(&opening).applied.action == Action::Allow, "{flow:?}\n{case:#?}");
+        }
         if let Some((flow, quick, slow)) = disagreement(&compiled, &mut rng, &case, 40, reference) {
             prop_assert!(false, "{flow:?}\ncompiled  {quick:?}\nreference {slow:?}\n{case:#?}");
         }
@@ -149,7 +156,7 @@ proptest! {
 type Fault = (&'static str, fn(&mut Policy));
 
 /// Ways in which a compiler could go wrong, each planted in the policies that the reference is given.
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     ("exceptions are forgotten", |policy| {
         for peer in policy.rules.iter_mut().flat_map(|rule| rule.to.iter_mut().flatten()) {
             if let Peer::Networks { except, .. } = peer {
@@ -187,6 +194,11 @@ const FAULTS: [Fault; 9] = [
                 let also: Vec<NamePattern> = patterns.iter().filter_map(below).collect();
                 patterns.extend(also);
             }
+        }
+    }),
+    ("`http` is forgotten", |policy| {
+        for rule in &mut policy.rules {
+            rule.http = None;
         }
     }),
     ("a Deny by name is forgotten", |policy| {
@@ -233,7 +245,7 @@ fn random_flows_meet_everything() {
             let flow = random_flow(&mut rng, &case.policies, &case.world);
             let judgement = evaluate(&selection, &case.world, Posture::Enforce, &flow);
             let by = judgement.applied.by.as_ref().map(|by| by.rule.is_some());
-            let denied = judgement.applied.action == crate::flow::Action::Deny;
+            let denied = judgement.applied.action == Action::Deny;
             *seen.entry((world_has(&case.world), denied, by, Class::of(&flow))).or_default() += 1;
         }
     }

@@ -11,13 +11,14 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::flow::{Flow, FlowProtocol, Names, Shown};
+use crate::flow::{Flow, FlowProtocol, Names, Requested, Shown};
 use crate::model::{
     ClusterTier, DefaultAction, HostNetwork, Mode, Peer, Policy, PortMatch, PortRange, Protocol, Queries,
     Rule, RuleAction, Scope, ServiceRef, Source,
 };
 use crate::name::{Name, NamePattern};
 use crate::network::Network;
+use crate::request::{HttpMatch, Method, PathMatch};
 use crate::selector::{LabelSelector, Labels, Operator, Requirement};
 use crate::world::{PodInfo, ServiceInfo, ServicePort, World};
 
@@ -156,7 +157,36 @@ fn random_rule(rng: &mut SmallRng, scope: &Scope, world: &World) -> Rule {
     let by_name = to.iter().flatten().any(|peer| matches!(peer, Peer::DomainNames(_)));
     let require_name = (by_name && rng.random_bool(0.4)).then(|| rng.random());
     let name = rng.random_bool(0.5).then(|| pick(rng, &["a", "b", "c"]).to_owned());
-    Rule { name, action, to, ports, require_name }
+    let http = (action != Pass && rng.random_bool(0.2)).then(|| http(rng));
+    let ports = if http.is_some() { ports.map(only_tcp) } else { ports };
+    Rule { name, action, to, ports, http, require_name }
+}
+
+/// The same ports of TCP.
+fn only_tcp(entries: Vec<PortMatch>) -> Vec<PortMatch> {
+    entries.into_iter().map(|entry| PortMatch { protocol: Protocol::Tcp, ..entry }).collect()
+}
+
+fn http(rng: &mut SmallRng) -> Vec<HttpMatch> {
+    let entry = |rng: &mut SmallRng| {
+        let methods = rng
+            .random_bool(0.6)
+            .then(|| (0..rng.random_range(1..=2)).map(|_| pick(rng, &[Method::Get, Method::Post])).collect());
+        let value = pick(rng, &["/", "/v1", "/v1/", "/v1/x", "/v10"]).to_owned();
+        let path = if rng.random() { PathMatch::Exact(value) } else { PathMatch::Prefix(value) };
+        HttpMatch { path: (methods.is_none() || rng.random()).then_some(path), methods }
+    };
+    (0..rng.random_range(1..=2)).map(|_| entry(rng)).collect()
+}
+
+/// What a flow asks for: something that rules mean, or nearly, or what cannot be read.
+pub fn random_request(rng: &mut SmallRng) -> Requested {
+    if rng.random_bool(0.1) {
+        return Requested::Unreadable;
+    }
+    let paths = ["/", "/v1", "/v1/", "/v1/x", "/v10", "//v1/x", "/v1/../v10", "/%761", "/v1%2fx", "*", ""];
+    let (method, path) = (pick(rng, &["GET", "POST", "get", "PURGE"]), pick(rng, &paths));
+    Requested::Request { method: method.to_owned(), path: path.to_owned() }
 }
 
 fn peer(rng: &mut SmallRng, scope: &Scope, world: &World) -> Peer {
@@ -272,7 +302,14 @@ pub fn random_flow(rng: &mut SmallRng, policies: &[Policy], world: &World) -> Fl
         (_, Some(hint)) if rng.random_bool(0.6) => nearby(rng, hint),
         _ => random_port(rng, policies),
     };
-    Flow { destination, protocol, port: number, opaque: rng.random_bool(0.03), names: random_names(rng) }
+    Flow {
+        destination,
+        protocol,
+        port: number,
+        opaque: rng.random_bool(0.03),
+        names: random_names(rng),
+        request: None,
+    }
 }
 
 fn random_port(rng: &mut SmallRng, policies: &[Policy]) -> u16 {

@@ -10,6 +10,7 @@ use crate::model::{
     DefaultAction, HostNetwork, Mode, Peer, Policy, PortMatch, Posture, Protocol, Rule, RuleAction, Scope,
 };
 use crate::name::NamePattern;
+use crate::request::{HttpMatch, PathMatch};
 use crate::select::Selection;
 use crate::selector::LabelSelector;
 use crate::set::PolicySet;
@@ -61,11 +62,44 @@ pub enum WarningKind {
          a pod may reach an address without either; deny by networks, or allow by name and leave the rest to the default"
     )]
     DeniesByName,
+    /// A rule by requests, which are not enforced yet.
+    #[error("{0}")]
+    NotEnforced(NotEnforced),
+    /// A later rule allows what an Allow rule with `http` does not.
+    #[error(
+        "limits nothing: a request that it does not match goes on to rule {0}, which allows it; \
+         move a Deny rule between them or remove one of the two"
+    )]
+    AllowedAnyway(usize),
     /// A name is required where none can be shown.
     #[error(
         "never matches: only TCP shows a name, and `ports` has no TCP; remove requireName, or add a TCP port"
     )]
     NameNeverShown,
+}
+
+/// What is not enforced of a rule with `http`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotEnforced {
+    /// An Allow rule lets every request through.
+    Allow,
+    /// A Deny rule stops none.
+    Deny,
+}
+
+impl fmt::Display for NotEnforced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => {
+                "requests are told, not enforced: the kernel lets every request to these places through, and events show \
+                 `audit` for those that the rule does not match and nothing else allows"
+            }
+            Self::Deny => {
+                "requests are told, not enforced: the kernel takes no account of this rule, and events show `audit` for \
+                 the requests that it denies"
+            }
+        })
+    }
 }
 
 impl fmt::Display for Warning {
@@ -87,9 +121,56 @@ pub fn check(set: &PolicySet) -> Vec<Warning> {
         };
         grants(policy, &mut warn);
         by_name(policy, &mut warn);
+        by_request(policy, &mut warn);
         shadows(policy, &mut warn);
     }
     warnings
+}
+
+/// What the policies say that the kernel does not do.
+pub fn not_enforced(set: &PolicySet) -> Vec<Warning> {
+    let of_policy = |policy: &Arc<Policy>| {
+        let place = (Arc::clone(&policy.source.file), policy.reference());
+        let rules = policy.rules.iter().enumerate().filter(|(_, rule)| rule.http.is_some());
+        let warnings = rules.map(move |(index, rule)| Warning {
+            file: Arc::clone(&place.0),
+            policy: place.1.clone(),
+            field: format!("spec.rules[{index}].http"),
+            kind: told_only(rule),
+        });
+        warnings.collect::<Vec<_>>()
+    };
+    set.policies().iter().flat_map(of_policy).collect()
+}
+
+/// What is not enforced of a rule with `http`.
+fn told_only(rule: &Rule) -> WarningKind {
+    let is_deny = rule.action == RuleAction::Deny;
+    WarningKind::NotEnforced(if is_deny { NotEnforced::Deny } else { NotEnforced::Allow })
+}
+
+fn by_request(policy: &Policy, warn: &mut impl FnMut(String, WarningKind)) {
+    for (index, rule) in policy.rules.iter().enumerate().filter(|(_, rule)| rule.http.is_some()) {
+        let field = format!("spec.rules[{index}].http");
+        warn(field.clone(), told_only(rule));
+        if rule.action == RuleAction::Deny {
+            continue;
+        }
+        let whole = Rule { http: None, ..tcp_only(rule) };
+        let later = policy.rules.iter().enumerate().skip(index + 1);
+        let mut deciding = later.filter(|(_, later)| later.http.is_none() && covers(later, &whole));
+        if let Some((number, later)) = deciding.next()
+            && later.action == RuleAction::Allow
+        {
+            warn(field, WarningKind::AllowedAnyway(number));
+        }
+    }
+}
+
+/// The rule with the ports that its `http` implies written out.
+fn tcp_only(rule: &Rule) -> Rule {
+    let implied = rule.http.as_ref().map(|_| vec![PortMatch::TCP]);
+    Rule { ports: rule.ports.clone().or(implied), ..rule.clone() }
 }
 
 fn grants(policy: &Policy, warn: &mut impl FnMut(String, WarningKind)) {
@@ -137,9 +218,7 @@ fn shadows(policy: &Policy, warn: &mut impl FnMut(String, WarningKind)) {
     for (index, rule) in policy.rules.iter().enumerate() {
         let field = format!("spec.rules[{index}]");
         let earlier = &policy.rules[..index];
-        if let Some(number) =
-            earlier.iter().position(|earlier| earlier.to.is_none() && earlier.ports.is_none())
-        {
+        if let Some(number) = earlier.iter().position(is_everything) {
             warn(field, WarningKind::AfterEverything(number));
         } else if let Some(number) = earlier.iter().position(|earlier| covers(earlier, rule)) {
             warn(field, WarningKind::Shadowed(number));
@@ -149,8 +228,37 @@ fn shadows(policy: &Policy, warn: &mut impl FnMut(String, WarningKind)) {
     }
 }
 
+/// Whether the rule matches every flow.
+fn is_everything(rule: &Rule) -> bool {
+    rule.to.is_none() && rule.ports.is_none() && rule.http.is_none()
+}
+
+/// Whether `earlier` matches every request that `later` matches.
+fn covers_http(earlier: &Rule, later: &Rule) -> bool {
+    let Some(earlier) = &earlier.http else { return true };
+    let Some(later) = &later.http else { return false };
+    let covers = |e: &HttpMatch, l: &HttpMatch| {
+        let methods = e.methods.as_ref().is_none_or(|known| {
+            l.methods.as_ref().is_some_and(|methods| methods.iter().all(|method| known.contains(method)))
+        });
+        methods
+            && e.path.as_ref().is_none_or(|path| match (path, &l.path) {
+                (path, Some(PathMatch::Exact(value)))
+                | (path @ PathMatch::Prefix(_), Some(PathMatch::Prefix(value))) => path.matches(value),
+                _ => false,
+            })
+    };
+    later.iter().all(|l| earlier.iter().any(|e| covers(e, l)))
+}
+
 /// Whether `earlier` matches every flow that `later` matches, in any world.
 fn covers(earlier: &Rule, later: &Rule) -> bool {
+    // What is unread matches a Deny rule only.
+    let as_strict = earlier.http.is_none() || earlier.action == later.action;
+    if !as_strict || !covers_http(earlier, later) {
+        return false;
+    }
+    let (earlier, later) = (&tcp_only(earlier), &tcp_only(later));
     let ports = covers_ports(earlier.ports.as_deref(), later.ports.as_deref());
     let peers = match (&earlier.to, &later.to) {
         (None, None) => return ports,
@@ -226,7 +334,8 @@ fn covers_name(earlier: &NamePattern, later: &NamePattern) -> bool {
 
 /// Whether the rule means addresses that the policy itself writes out.
 fn is_by_address(rule: &Rule) -> bool {
-    rule.to.iter().flatten().all(|peer| matches!(peer, Peer::Networks { .. }))
+    // What requests do is not seen in what is compiled.
+    rule.http.is_none() && rule.to.iter().flatten().all(|peer| matches!(peer, Peer::Networks { .. }))
 }
 
 /// The rules that decide about some flow, when only rules by address are asked.
@@ -365,6 +474,55 @@ mod tests {
         let rules =
             "{action: Allow, to: [{domainNames: [a.test]}]}, {action: Deny, to: [{domainNames: [a.test]}]}";
         assert_eq!(of_rules(rules).len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_enforced_of_requests_is_told_of() {
+        let found = of_rules(
+            "{action: Deny, http: [{path: {value: /admin}}]}, \
+             {action: Allow, to: [{networks: [10.0.0.0/8]}], http: [{methods: [GET]}]}, \
+             {action: Deny, ports: [{port: 22}]}, {action: Allow, to: [{networks: [10.0.0.0/8]}], ports: [{protocol: TCP}]}",
+        );
+        assert_eq!(found.len(), 3, "{found:#?}");
+        assert!(
+            found[0].starts_with("spec.rules[0].http: requests are told, not enforced: the kernel takes no")
+        );
+        assert!(found[1].starts_with("spec.rules[1].http: requests are told, not enforced: the kernel lets"));
+        assert!(found[2].starts_with(
+            "spec.rules[1].http: limits nothing: a request that it does not match goes on to rule 3"
+        ));
+        // A Deny between them decides.
+        let found = of_rules(
+            "{action: Allow, http: [{methods: [GET]}]}, {action: Deny, ports: [{protocol: TCP}]}, {action: Allow}",
+        );
+        assert_eq!(found.len(), 1, "{found:#?}");
+    }
+
+    #[test]
+    fn rules_by_requests_are_compared() {
+        let shadowed = |earlier: &str, later: &str| {
+            let found = of_rules(&format!("{{action: Allow, {earlier}}}, {{action: Allow, {later}}}"));
+            found.iter().any(|text| text.starts_with("spec.rules[1]: never matches"))
+        };
+        for (earlier, later, expected) in [
+            ("http: [{methods: [GET, POST]}]", "http: [{methods: [GET], path: {value: /x}}]", true),
+            ("http: [{path: {value: /a}}]", "ports: [{port: 80}], http: [{path: {value: /a/b}}]", true),
+            ("http: [{path: {value: /a}}]", "http: [{path: {type: Exact, value: /a/b}}]", true),
+            ("ports: [{protocol: TCP}]", "http: [{methods: [GET]}]", true),
+            ("ports: [{port: 80}]", "ports: [{port: 80}], http: [{methods: [GET]}]", true),
+            ("http: [{methods: [GET]}]", "http: [{path: {value: /x}}]", false),
+            ("http: [{path: {value: /a/b}}]", "http: [{path: {value: /a}}]", false),
+            ("http: [{path: {type: Exact, value: /a}}]", "http: [{path: {value: /a}}]", false),
+            ("http: [{path: {value: /}}]", "ports: [{protocol: TCP}]", false),
+            ("ports: [{port: 80}]", "http: [{methods: [GET]}]", false),
+            ("ports: [{protocol: UDP}]", "http: [{methods: [GET]}]", false),
+        ] {
+            assert_eq!(shadowed(earlier, later), expected, "{earlier} / {later}");
+        }
+        let mixed = of_rules(
+            "{action: Deny, http: [{path: {value: /}}]}, {action: Allow, ports: [{port: 80}], http: [{path: {value: /}}]}",
+        );
+        assert!(!mixed.iter().any(|text| text.contains("never matches")), "{mixed:#?}");
     }
 
     #[test]

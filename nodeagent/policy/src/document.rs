@@ -4,6 +4,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::model::{API_VERSION, Peer, Policy, PortMatch, Queries, Rule, Scope};
+use crate::request::{HttpMatch, PathMatch};
 
 /// Writes the document; reading it again gives the same policy, but for its [`Source`](crate::Source).
 impl Serialize for Policy {
@@ -54,6 +55,9 @@ fn rule(rule: &Rule) -> Value {
     if let Some(ports) = &rule.ports {
         fields.insert("ports".to_owned(), ports.iter().copied().map(port).collect());
     }
+    if let Some(entries) = &rule.http {
+        fields.insert("http".to_owned(), entries.iter().map(http).collect());
+    }
     if let Some(required) = rule.require_name {
         fields.insert("requireName".to_owned(), json!(required));
     }
@@ -77,6 +81,19 @@ fn peer(peer: &Peer) -> Value {
         Peer::DomainNames(names) => json!({ "domainNames": names }),
         Peer::Services(services) => json!({ "services": services }),
     }
+}
+
+fn http(entry: &HttpMatch) -> Value {
+    let mut fields = Map::new();
+    if let Some(methods) = &entry.methods {
+        fields.insert("methods".to_owned(), json!(methods));
+    }
+    let path = entry.path.as_ref().map(|path| match path {
+        PathMatch::Exact(value) => json!({ "type": "Exact", "value": value }),
+        PathMatch::Prefix(value) => json!({ "type": "PathPrefix", "value": value }),
+    });
+    fields.extend(path.map(|path| ("path".to_owned(), path)));
+    Value::Object(fields)
 }
 
 fn port(entry: PortMatch) -> Value {

@@ -6,13 +6,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::flow::{Action, Flow, FlowProtocol, Judgement, RuleId, RuleRef, Ruling, Shown};
+use crate::flow::{Action, Flow, FlowProtocol, Judgement, Requested, RuleId, RuleRef, Ruling, Shown};
 use crate::model::{
     DefaultAction, Mode, Peer, Policy, PortMatch, Posture, Protocol, Queries, Rule, RuleAction, Scope,
     ServiceRef,
 };
 use crate::name::{Name, NamePattern};
 use crate::network::Network;
+use crate::request::{Method, normal};
 use crate::select::Selection;
 use crate::world::World;
 
@@ -99,10 +100,15 @@ fn first_match(policies: &[&Arc<Policy>], world: &World, flow: &Flow) -> Option<
 }
 
 fn rule_matches(policy: &Policy, rule: &Rule, world: &World, flow: &Flow) -> bool {
+    if !request_matches(rule, flow) {
+        return false;
+    }
     if flow.opaque {
         return match rule.action {
             RuleAction::Deny => true,
-            RuleAction::Allow | RuleAction::Pass => rule.to.is_none() && rule.ports.is_none(),
+            RuleAction::Allow | RuleAction::Pass => {
+                rule.to.is_none() && rule.ports.is_none() && rule.http.is_none()
+            }
         };
     }
     match &rule.to {
@@ -112,6 +118,30 @@ fn rule_matches(policy: &Policy, rule: &Rule, world: &World, flow: &Flow) -> boo
             Peer::Services(services) => services.iter().any(|name| service_matches(rule, name, world, flow)),
             Peer::DomainNames(patterns) => names_match(rule, patterns, flow) && ports_match(rule, flow),
             _ => peer_matches(policy, peer, world, flow.destination) && ports_match(rule, flow),
+        }),
+    }
+}
+
+/// Whether the flow asks for what the rule means. As long as nobody knows, it may be what is allowed.
+fn request_matches(rule: &Rule, flow: &Flow) -> bool {
+    let Some(entries) = &rule.http else { return true };
+    if flow.protocol != FlowProtocol::Tcp {
+        return false;
+    }
+    match &flow.request {
+        None => rule.action != RuleAction::Deny,
+        Some(Requested::Unreadable) => rule.action == RuleAction::Deny,
+        Some(Requested::Request { method, path }) => entries.iter().any(|entry| {
+            let by_method = entry
+                .methods
+                .as_ref()
+                .is_none_or(|methods| Method::named(method).is_some_and(|method| methods.contains(&method)));
+            by_method
+                && entry.path.as_ref().is_none_or(|wanted| match normal(path) {
+                    _ if path.is_empty() || path == "*" => false,
+                    Ok(path) => wanted.matches(&path),
+                    Err(_) => rule.action == RuleAction::Deny,
+                })
         }),
     }
 }

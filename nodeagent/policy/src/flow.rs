@@ -24,6 +24,22 @@ pub struct Flow {
     pub opaque: bool,
     /// The names that it goes by.
     pub names: Names,
+    /// The request that is being sent; none as long as none is known.
+    pub request: Option<Requested>,
+}
+
+/// What a flow asks for over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Requested {
+    /// This.
+    Request {
+        /// The method, as it was sent.
+        method: String,
+        /// The path, as it was sent, without the query; nothing for CONNECT, `*` for the server itself.
+        path: String,
+    },
+    /// No HTTP, or none that can be read.
+    Unreadable,
 }
 
 /// The names of a [`Flow`].

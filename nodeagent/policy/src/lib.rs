@@ -27,6 +27,7 @@ pub mod model;
 pub mod name;
 pub mod network;
 pub mod parse;
+pub mod request;
 pub mod select;
 pub mod selector;
 pub mod set;
@@ -37,13 +38,15 @@ mod agreement_tests;
 #[cfg(test)]
 mod ruling_tests;
 
-pub use check::{Warning, WarningKind, check};
+pub use check::{Warning, WarningKind, check, not_enforced};
 pub use compile::{
     Class, CompileError, Compiled, CompiledRuling, First, Firsts, List, NameEntry, PortEntry, Prefix, Steps,
     compile, compile_within,
 };
 pub use evaluate::{evaluate, may_ask};
-pub use flow::{Action, Flow, FlowProtocol, Judgement, Names, PolicyRef, RuleId, RuleRef, Ruling, Shown};
+pub use flow::{
+    Action, Flow, FlowProtocol, Judgement, Names, PolicyRef, Requested, RuleId, RuleRef, Ruling, Shown,
+};
 pub use model::{
     DefaultAction, HostNetwork, Kind, Mode, Peer, Policy, PortMatch, PortRange, Posture, Protocol, Queries,
     Rule, RuleAction, Scope, ServiceRef, Source, Tier,
@@ -51,6 +54,7 @@ pub use model::{
 pub use name::{Name, NameError, NamePattern};
 pub use network::{Network, NetworkError};
 pub use parse::{PolicyError, Problem, parse};
+pub use request::{HttpMatch, Method, PathMatch};
 pub use select::{Selection, select};
 pub use selector::{LabelSelector, Labels, Operator, Requirement};
 pub use set::{Change, PolicySet, SetError};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::flow::PolicyRef;
 use crate::name::NamePattern;
 use crate::network::Network;
+use crate::request::HttpMatch;
 use crate::selector::{LabelSelector, Labels};
 
 /// The API group and version of the documents.
@@ -199,6 +200,12 @@ pub struct Rule {
     pub to: Option<Vec<Peer>>,
     /// `ports`: any of these. Absent: any protocol and port. Never empty.
     pub ports: Option<Vec<PortMatch>>,
+    /// `http`: any of these requests. Absent: any traffic, HTTP or not. Never empty, never in a Pass rule, and then `ports` names
+    /// TCP only.
+    ///
+    /// Of a flow whose requests are not known yet, an Allow rule matches what it would match without this field, and a Deny
+    /// rule nothing: the flow may go if some request might. What cannot be read matches no Allow rule, and every Deny rule.
+    pub http: Option<Vec<HttpMatch>>,
     /// `requireName`: whether `domainNames` match a flow only if it shows such a name. Absent: on TCP 80 and 443.
     pub require_name: Option<bool>,
 }
@@ -284,6 +291,11 @@ pub enum Protocol {
     Sctp,
     /// ICMP (1) on IPv4, `ICMPv6` (58) on IPv6.
     Icmp,
+}
+
+impl PortMatch {
+    /// All ports of TCP.
+    pub const TCP: Self = Self { protocol: Protocol::Tcp, range: None };
 }
 
 impl Rule {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::compile::compile;
 use crate::evaluate::{evaluate, may_ask};
-use crate::flow::{Action, Flow, FlowProtocol, Judgement, Names, Ruling, Shown};
+use crate::flow::{Action, Flow, FlowProtocol, Judgement, Names, Requested, Ruling, Shown};
 use crate::model::{Posture, Protocol};
 use crate::parse::parse;
 use crate::select::select;
@@ -75,12 +75,20 @@ fn baseline(name: &str, spec: &str) -> String {
 
 /// A flow written as `tcp 10.0.0.1 80`, `icmp 10.0.0.1`, `47 10.0.0.1`; with `opaque` before it if so. The names that
 /// the address was learned from may follow as `of=a.test,b.test`, what it shows as `shows=a.test`, or `shows=-` for nothing
-/// that can be read.
+/// that can be read; and what it asks for as `asks=GET:/v1`, or `asks=-` likewise.
 fn flow(text: &str) -> Flow {
     let (with, mut words): (Vec<&str>, Vec<&str>) = text.split(' ').partition(|word| word.contains('='));
     let mut names = Names::default();
+    let mut request = None;
     for (field, value) in with.into_iter().filter_map(|word| word.split_once('=')) {
         match field {
+            "asks" => {
+                let known = value.split_once(':').map(|(method, path)| Requested::Request {
+                    method: method.to_owned(),
+                    path: path.to_owned(),
+                });
+                request = Some(known.unwrap_or(Requested::Unreadable));
+            }
             "of" => names.learned = value.split(',').map(|name| name.parse().expect("a name")).collect(),
             _ if value == "-" => names.shown = Some(Shown::Unreadable),
             _ => names.shown = Some(Shown::Name(value.parse().expect("a name"))),
@@ -99,7 +107,7 @@ fn flow(text: &str) -> Flow {
         number => FlowProtocol::Other(number.parse().expect("a protocol number")),
     };
     let port = words.get(2).map_or(0, |port| port.parse().expect("a port"));
-    Flow { destination, protocol, port, opaque, names }
+    Flow { destination, protocol, port, opaque, names, request }
 }
 
 fn judge(policies: &[String], posture: Posture, flow: &Flow) -> Judgement {
@@ -108,13 +116,19 @@ fn judge(policies: &[String], posture: Posture, flow: &Flow) -> Judgement {
     let selection = select(&set, &world.pods[0], world.namespaces.get("shop"));
     let reference = evaluate(&selection, &world, posture, flow);
     let compiled = compile(&selection, &world, posture);
-    let quick = compiled.judge(flow);
+    // The kernel judges before any request is known.
+    let opening = Flow { request: None, ..flow.clone() };
+    let quick = compiled.judge(&opening);
     let side = |action, rule| Ruling { action, by: compiled.rule(rule).cloned() };
     let quick = Judgement {
         applied: side(quick.applied, quick.applied_rule),
         reported: side(quick.reported, quick.reported_rule),
     };
-    assert_eq!(quick, reference, "the compiler and the reference on {flow:?}");
+    assert_eq!(
+        quick,
+        evaluate(&selection, &world, posture, &opening),
+        "the compiler and the reference on {flow:?}"
+    );
     reference
 }
 
@@ -568,4 +582,74 @@ fn questions_may_be_restricted_to_the_names_of_rules() {
         assert!(asked(rules, name), "{name}");
         assert!(asked(&format!("mode: Audit, dns: {{queries: RuleNames}}, {rules}"), name), "{name}");
     }
+}
+
+#[test]
+fn requests_are_matched_by_method_and_path() {
+    let rules = "rules: [{action: Allow, to: [{networks: [203.0.113.0/24]}], ports: [{port: 443}], \
+                 http: [{methods: [GET, HEAD], path: {value: /v1}}, {path: {type: Exact, value: /health}}]}]";
+    let (allow, deny) =
+        ("Allow by EgressPolicy shop/mine, rule 0", "Deny by EgressPolicy shop/mine, default action");
+    rows(
+        &[own("mine", rules)],
+        &[
+            ("tcp 203.0.113.1 443", allow),
+            ("tcp 203.0.113.1 80", deny),
+            ("tcp 198.51.100.1 443", deny),
+            ("udp 203.0.113.1 443", deny),
+            ("opaque tcp 203.0.113.1 443", deny),
+            ("tcp 203.0.113.1 443 asks=GET:/v1", allow),
+            ("tcp 203.0.113.1 443 asks=HEAD:/v1/x", allow),
+            ("tcp 203.0.113.1 443 asks=GET:/%761/./x", allow),
+            ("tcp 203.0.113.1 443 asks=POST:/health", allow),
+            ("tcp 203.0.113.1 443 asks=GET:/v10", deny),
+            ("tcp 203.0.113.1 443 asks=get:/v1", deny),
+            ("tcp 203.0.113.1 443 asks=POST:/v1", deny),
+            ("tcp 203.0.113.1 443 asks=GET:/v1/../admin", deny),
+            ("tcp 203.0.113.1 443 asks=GET:/v1/%2e%2e/admin", deny),
+            ("tcp 203.0.113.1 443 asks=GET:/v1%2fx", deny),
+            ("tcp 203.0.113.1 443 asks=GET:/v1//../x", deny),
+            ("tcp 203.0.113.1 443 asks=OPTIONS:*", deny),
+            ("tcp 203.0.113.1 443 asks=CONNECT:", deny),
+            ("tcp 203.0.113.1 443 asks=-", deny),
+            ("tcp 203.0.113.1 80 asks=GET:/v1", deny),
+        ],
+    );
+}
+
+#[test]
+fn a_request_that_no_entry_matches_goes_on() {
+    rows(
+        &[own("mine", "rules: [{action: Allow, http: [{methods: [GET]}]}, {name: any, action: Allow}]")],
+        &[
+            ("tcp 203.0.113.1 443 asks=POST:/", "Allow by EgressPolicy shop/mine, rule 1 (any)"),
+            ("tcp 203.0.113.1 443 asks=GET:/", "Allow by EgressPolicy shop/mine, rule 0"),
+            ("tcp 203.0.113.1 443 asks=-", "Allow by EgressPolicy shop/mine, rule 1 (any)"),
+            ("udp 203.0.113.1 443", "Allow by EgressPolicy shop/mine, rule 1 (any)"),
+            ("opaque tcp 203.0.113.1 443", "Allow by EgressPolicy shop/mine, rule 1 (any)"),
+        ],
+    );
+}
+
+#[test]
+fn a_denied_request_is_none_before_it_is_known() {
+    let (first, second) =
+        ("Deny by ClusterEgressPolicy guard, rule 0", "Allow by EgressPolicy shop/mine, rule 0");
+    rows(
+        &[
+            admin("guard", "rules: [{action: Deny, http: [{path: {value: /admin}}, {methods: [DELETE]}]}]"),
+            own("mine", "rules: [{action: Allow, ports: [{port: 443}]}]"),
+        ],
+        &[
+            ("tcp 203.0.113.1 443", second),
+            ("tcp 203.0.113.1 443 asks=GET:/", second),
+            ("tcp 203.0.113.1 443 asks=GET:/admin/x", first),
+            ("tcp 203.0.113.1 443 asks=GET://admin", first),
+            ("tcp 203.0.113.1 443 asks=DELETE:/", first),
+            ("tcp 203.0.113.1 80 asks=DELETE:/", first),
+            // What cannot be read may be what is denied.
+            ("tcp 203.0.113.1 443 asks=GET:/x/..%2fadmin", first),
+            ("tcp 203.0.113.1 443 asks=-", first),
+        ],
+    );
 }

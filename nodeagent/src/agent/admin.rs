@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluice_abi::counter;
-use sluice_api::Refusal;
 use sluice_api::frame::{self, FrameError};
-use sluice_policy::PolicySet;
+use sluice_api::{Refusal, RefusalKind};
+use sluice_policy::{PolicySet, Warning, not_enforced};
 
 use super::events::Line;
 use super::features::Feature;
-use super::hub::Observe;
+use super::hub::{Observe, PodName};
 use super::learned::LearnedName;
 use super::metrics::LostAt;
 use super::store::Record;
-use super::{Shared, observe, server};
+use super::tls::TlsUse;
+use super::{Shared, observe, server, tls};
 
 /// How long a command waits for the agent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,6 +44,8 @@ pub enum Question {
         /// Its name.
         name: String,
     },
+    /// Which processes of a pod, or of all, use which TLS library.
+    Tls(Option<PodName>),
 }
 
 /// What the agent answers.
@@ -61,6 +64,8 @@ pub enum Answer {
     End,
     /// To [`Question::Dns`].
     Dns(Vec<LearnedName>),
+    /// To [`Question::Tls`].
+    Tls(Vec<TlsUse>),
     /// The question was not taken.
     Refused(Refusal),
 }
@@ -87,6 +92,9 @@ pub struct Status {
     pub policies: Vec<String>,
     /// What is wrong with the policy directory. The last good policies are in force meanwhile.
     pub policy_errors: Vec<String>,
+    /// What policies say that this agent does not enforce.
+    #[serde(default)]
+    pub not_enforced: Vec<String>,
     /// What else does not work as it was asked for. Nothing that is enforced depends on it.
     pub errors: Vec<String>,
     /// Cgroups that the kernel governs, but whose pods are not known any more. Restart those pods.
@@ -195,6 +203,13 @@ pub(super) async fn converse(
         Ok(Question::Dns { namespace, name }) => {
             server::send(&mut stream, &super::learned::answer(&shared, &namespace, &name)).await
         }
+        Ok(Question::Tls(pod)) => {
+            let looked = tokio::task::spawn_blocking(move || tls::answer(&shared, pod.as_ref())).await;
+            let answer = looked.unwrap_or_else(|error| {
+                Answer::Refused(Refusal { kind: RefusalKind::Failed, message: error.to_string() })
+            });
+            server::send(&mut stream, &answer).await
+        }
         Ok(Question::Status) => match status(&shared) {
             Ok((status, pods)) => {
                 server::send(&mut stream, &Answer::Status(Box::new(status))).await?;
@@ -208,6 +223,11 @@ pub(super) async fn converse(
         Ok(Question::Observe(wanted)) => observe::converse(stream, &shared, &wanted).await,
         Err(refusal) => server::send(&mut stream, &Answer::from(refusal)).await,
     }
+}
+
+/// What `sluice status` says of it.
+fn not_enforced_text(warning: &Warning) -> String {
+    format!("{}: {}: {}", warning.policy, warning.field, warning.kind)
 }
 
 /// Is the host's end of each of its links watched?
@@ -250,6 +270,13 @@ fn status(shared: &Shared) -> Result<(Status, Vec<PodStatus>), crate::datapath::
         policies: policies.map(|policy| policy.reference().to_string()).collect(),
         orphans: node.orphans().map(Path::to_owned).collect(),
         policy_errors: shared.policy_errors().clone(),
+        not_enforced: node
+            .policies()
+            .map(not_enforced)
+            .unwrap_or_default()
+            .iter()
+            .map(not_enforced_text)
+            .collect(),
         features: shared.features.clone(),
         errors: shared.errors().clone(),
         pods: Vec::new(),

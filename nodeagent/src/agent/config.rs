@@ -7,11 +7,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sluice_policy::Posture;
+use sluice_requests::{Asked, Limits};
 use tracing_subscriber::EnvFilter;
 
 use super::output::Format;
@@ -19,8 +21,10 @@ use super::trusted::{self, FileError};
 use super::{DEFAULT_BPFFS, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Options};
 use exclude::EventSettings;
 pub use exclude::Exclude;
+use headers::HeaderName;
 
 mod exclude;
+mod headers;
 
 /// Where the configuration is looked for if nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/sluice/agent.yaml";
@@ -117,6 +121,17 @@ pub struct Settings {
     /// What the agent says of itself on standard error: error, warn, info, debug or trace [default: info].
     #[arg(long, env = "SLUICE_LOG", value_name = "LEVEL")]
     log: Option<String>,
+    /// Show the requests that pods make over TLS, by probes in the libraries that they encrypt with [default: on].
+    ///
+    /// Off: no process is probed, and no file of a pod is read.
+    #[arg(long, env = "SLUICE_REQUESTS", value_enum)]
+    requests: Option<Switch>,
+    /// Tell the query of requests, too, without the values that look secret [default: false].
+    #[arg(long, env = "SLUICE_REQUESTS_QUERY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    requests_query: Option<bool>,
+    /// Tell these headers of requests, too, separated by commas; the values of those that carry secrets are never told.
+    #[arg(long, env = "SLUICE_REQUESTS_HEADERS", value_name = "HEADER", value_delimiter = ',')]
+    requests_headers: Option<Vec<HeaderName>>,
     #[command(flatten)]
     #[serde(default)]
     events: EventSettings,
@@ -168,6 +183,9 @@ impl Settings {
             ech: self.ech.or(file.ech),
             metrics_address: self.metrics_address.or(file.metrics_address),
             log: self.log.or(file.log),
+            requests: self.requests.or(file.requests),
+            requests_query: self.requests_query.or(file.requests_query),
+            requests_headers: self.requests_headers.or(file.requests_headers),
             events: self.events.over(file.events),
         }
     }
@@ -193,6 +211,9 @@ impl Settings {
             ech: Some(Ech::NoName),
             metrics_address: Some(Listen::At(DEFAULT_METRICS)),
             log: Some(DEFAULT_LOG.to_owned()),
+            requests: Some(Switch::On),
+            requests_query: Some(false),
+            requests_headers: Some(Vec::new()),
             events: EventSettings::none(),
             ..Self::default()
         })
@@ -220,6 +241,12 @@ impl Settings {
                 Some(Listen::At(address)) => Some(address),
                 Some(Listen::Nowhere) | None => None,
             },
+            observe_requests: all.requests != Some(Switch::Off),
+            requests: Arc::new(Asked {
+                query: all.requests_query.unwrap_or_default(),
+                headers: all.requests_headers.into_iter().flatten().map(HeaderName::into_text).collect(),
+                limits: Limits::default(),
+            }),
             exclude: all.events.resolve(),
         };
         Ok((options, log))
@@ -261,6 +288,16 @@ impl From<PostureSetting> for Posture {
             PostureSetting::Enforce => Self::Enforce,
         }
     }
+}
+
+/// `requests`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// `ech`.

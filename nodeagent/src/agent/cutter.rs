@@ -43,6 +43,7 @@ impl Cut {
             port: socket.remote.port(),
             opaque: false,
             names: Names::default(),
+            request: None,
         };
         let is_free = socket.own_of != Some(self.slot)
             || socket.is_listener()

@@ -3,15 +3,18 @@
 //! The JSON schema is [`Line`], version [`SCHEMA`]. A field is only ever added; a version changes when one changes its
 //! meaning. An event names places, and what is asked of them: nothing else of what a process sent is in any field.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sluice_abi::{FlowEvent, NO_RULE, action, hook, kind, opaque, reason};
 use sluice_policy::{PolicyRef, RuleRef};
+use sluice_requests::Asked;
 
 use super::node::Node;
 use super::store::Record;
@@ -19,6 +22,7 @@ use crate::datapath::{Event, address_from};
 
 mod names;
 mod payloads;
+mod requests;
 
 /// The version of [`Line`].
 pub const SCHEMA: u32 = 1;
@@ -37,6 +41,8 @@ pub enum Kind {
     Tls,
     /// A request of HTTP/1, in the clear.
     Http,
+    /// A request was sent over TLS, and read where it was still plain.
+    Https,
 }
 
 /// What was done.
@@ -65,6 +71,8 @@ pub enum Hook {
     Ingress,
     /// At the host's end of the pod's link.
     Wire,
+    /// In the library that the process handed it to.
+    Library,
 }
 
 /// The pod's class of service, as its cgroup tells.
@@ -80,7 +88,7 @@ pub enum Qos {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http];
+    pub const ALL: [Self; 6] = [Self::Connect, Self::Deny, Self::Dns, Self::Tls, Self::Http, Self::Https];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -90,6 +98,7 @@ impl Kind {
             Self::Dns => "dns",
             Self::Tls => "tls",
             Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }
@@ -119,7 +128,8 @@ impl Action {
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire];
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::Sendmsg, Self::Egress, Self::Ingress, Self::Wire, Self::Library];
 
     /// As JSON and metrics name it.
     pub fn name(self) -> &'static str {
@@ -129,6 +139,7 @@ impl Hook {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
             Self::Wire => "wire",
+            Self::Library => "library",
         }
     }
 }
@@ -148,7 +159,7 @@ pub struct Line {
     pub src: Option<IpAddr>,
     /// The pod's port, likewise.
     pub sport: Option<u16>,
-    /// The destination.
+    /// The destination; `0.0.0.0` without a port if that of a request is not known.
     pub dst: IpAddr,
     /// The destination's port; none for a protocol without.
     pub dport: Option<u16>,
@@ -166,6 +177,9 @@ pub struct Line {
     pub method: Option<String>,
     /// Its path, without the query.
     pub path: Option<String>,
+    /// What else is told of it; its fields stand beside these.
+    #[serde(flatten)]
+    pub request: RequestLine,
     /// The process, where it is known.
     pub pid: Option<u32>,
     /// Its command name.
@@ -182,6 +196,30 @@ pub struct Line {
     pub hook: Hook,
     /// Packets of this flow denied since the last event about it, which had none of their own.
     pub repeats: u64,
+}
+
+/// More of a request: fields that an event has only where they are known.
+///
+/// All are printable ASCII. The query and the headers are there only if the configuration asks for them, and then without
+/// what names a secret: `REDACTED` stands in its place. Of what else a request holds nothing is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RequestLine {
+    /// The query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The headers that were asked for, by their names in lower case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// `http/1.1`, also for HTTP/1.0, or `h2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The protocol that the request asks to go on with, such as `websocket`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
+    /// The library in which it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
 }
 
 /// The pod of an event.
@@ -213,6 +251,13 @@ impl Describer {
         Self { node_name, payloads: payloads::Reader::default() }
     }
 
+    /// Asks this of requests.
+    #[must_use]
+    pub fn asking(mut self, asked: Arc<Asked>) -> Self {
+        self.payloads.asked = asked;
+        self
+    }
+
     /// Describes an event; none for a payload that tells nothing.
     pub fn describe(&mut self, event: &Event, node: &Node) -> Option<Line> {
         match event {
@@ -221,7 +266,7 @@ impl Describer {
             Event::Payload(event) => {
                 let told = self.payloads.read(event)?;
                 let line = self.flow(&told.event.flow, node);
-                Some(told.describe(line))
+                Some(told.describe(line, node))
             }
         }
     }
@@ -254,6 +299,7 @@ impl Describer {
             answers: None,
             method: None,
             path: None,
+            request: RequestLine::default(),
             pid: (event.pid != 0).then_some(event.pid),
             comm: (event.pid != 0).then(|| text(&event.comm)),
             action: done,
@@ -310,6 +356,24 @@ impl fmt::Display for Coloured<'_> {
 }
 
 impl Line {
+    /// What follows the host of a request.
+    fn write_request(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, " {path}")?;
+        }
+        let RequestLine { query, headers, protocol, .. } = &self.request;
+        if let Some(query) = query {
+            write!(f, "?{query}")?;
+        }
+        if let Some(protocol) = protocol {
+            write!(f, " {protocol}")?;
+        }
+        for (name, value) in headers.iter().flatten() {
+            write!(f, " {name}={value:?}")?;
+        }
+        Ok(())
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, faint: Style, strong: Style) -> fmt::Result {
         let pod = self.pod.as_ref().map_or("?".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
         write!(f, "{faint}{:.3}{faint:#} {strong}{:<5}{strong:#} {pod}", self.ts, self.action.name())?;
@@ -331,9 +395,7 @@ impl Line {
         if let Some(domain) = &self.domain {
             write!(f, " {domain}")?;
         }
-        if let Some(path) = &self.path {
-            write!(f, " {path}")?;
-        }
+        self.write_request(f)?;
         write!(f, " {faint}({}){faint:#}", self.reason)?;
         if self.repeats > 0 {
             write!(f, " and {} more", self.repeats)?;

@@ -21,8 +21,10 @@ use super::admin;
 use super::events::{Action, Hook, Kind, Line};
 use super::hub::Fate;
 use names::NameCounters;
+use tls::TlsMetrics;
 
 mod names;
+mod tls;
 
 /// Labels of a series: name and value.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -107,6 +109,7 @@ pub struct Metrics {
     map_capacity: Gauges<1>,
     observers: Gauge,
     ready: Gauge,
+    tls: TlsMetrics,
     /// A label of decisions. The kernel counts on when an agent with another posture comes: it is the posture of now.
     posture: &'static str,
 }
@@ -139,9 +142,11 @@ impl Metrics {
             map_capacity: Gauges::default(),
             observers: Gauge::default(),
             ready: Gauge::default(),
+            tls: TlsMetrics::default(),
             posture,
         };
         metrics.register(started);
+        metrics.tls.register(&mut metrics.registry);
         metrics.begin(maps);
         metrics
     }
@@ -400,6 +405,9 @@ impl Metrics {
             self.map_entries.get_or_create(&[("map", map)]).set(signed(entries));
         }
         drop(node);
+        if let Some(observer) = &shared.requests {
+            self.tls.look(&observer.counts()?);
+        }
         self.policy_errors.set(signed(shared.policy_errors().len()));
         self.observers.set(signed(shared.hub.observers()));
         self.ready.set(i64::from(shared.readiness.since().is_some()));

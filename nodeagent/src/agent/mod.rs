@@ -11,10 +11,11 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use sd_notify::NotifyState;
 use sluice_policy::Posture;
+use sluice_requests::Asked;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::datapath::{self, Datapath, Events, Place};
+use crate::datapath::{self, Datapath, Events, Place, Plaintexts};
 use cgroup::Hierarchy;
 use drain::Drain;
 use hub::Hub;
@@ -44,17 +45,19 @@ mod output;
 pub mod policies;
 mod quic;
 pub mod readiness;
+mod requests;
 pub mod resolvers;
 mod server;
 mod sockets;
 mod spool;
 pub mod store;
+pub mod tls;
 pub mod trusted;
 mod unregistered;
 mod watch;
 
 pub use output::Format;
-use output::Pump;
+use output::{Outlet, Pump};
 
 /// Where programs and maps are pinned unless told otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
@@ -95,8 +98,12 @@ pub struct Options {
     pub node_name: String,
     /// Where metrics and probes are served, if they are.
     pub metrics_address: Option<SocketAddr>,
+    /// What is asked of the requests that pods send.
+    pub requests: Arc<Asked>,
     /// Of what no events are given, as long as it is allowed.
     pub exclude: config::Exclude,
+    /// Whether requests over TLS are observed.
+    pub observe_requests: bool,
 }
 
 /// What the agent's tasks share.
@@ -104,6 +111,8 @@ pub struct Shared {
     node: Mutex<Node>,
     /// What is wrong with the policy directory, as last seen.
     policy_errors: Mutex<Vec<String>>,
+    /// Requests over TLS, if they are observed.
+    requests: Option<Arc<tls::Observer>>,
     /// What this kernel can do.
     features: Vec<features::Feature>,
     /// What else does not work, for `sluice status`.
@@ -144,9 +153,9 @@ fn posture_name(posture: Posture) -> &'static str {
 pub fn run(options: Options) -> anyhow::Result<()> {
     memory::keep_small();
     let _lock = prepare(&options)?;
-    let (shared, events, directory) = open(&options)?;
+    let (shared, events, plaintexts, directory) = open(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let done = runtime.block_on(serve(options, shared, events, directory));
+    let done = runtime.block_on(serve(options, shared, (events, plaintexts), directory));
     // Whoever was still not done when the drain was over is left behind.
     runtime.shutdown_background();
     done
@@ -183,7 +192,7 @@ fn private_directory(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Opens the kernel side and brings it to what the policy directory says.
-fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirectory)> {
+fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, Option<Plaintexts>, PolicyDirectory)> {
     let cgroup_root = options.cgroup_root.clone().map_or_else(Hierarchy::default_root, Ok)?;
     let hierarchy = Hierarchy::of(&cgroup_root)?;
     let cgroup_root = hierarchy.root().to_owned();
@@ -192,7 +201,15 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     let capacities = datapath::capacities(&place)?;
     let store = Store::open(&options.run_dir)?;
     let mut node = Node::open(datapath, store, hierarchy, options.posture)?;
-    let features = features::probe(&node);
+    let mut features = features::probe(&node);
+    let (requests, plaintexts) =
+        match options.observe_requests.then(|| tls::Observer::open(&place, Arc::clone(&options.requests))) {
+            None => (None, None),
+            Some(opened) => {
+                features.push(tls::feature(opened.as_ref().map(drop)));
+                opened.ok().map(|(observer, plaintexts)| (Arc::new(observer), plaintexts)).unzip()
+            }
+        };
     features::tell(&features);
     let resolvers = resolvers::Source::new(&options.resolvers);
     // Before any policy is compiled: rules by name open the way to them.
@@ -207,6 +224,7 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
         node: Mutex::new(node),
         policy_errors: Mutex::default(),
         errors: Mutex::default(),
+        requests,
         features,
         readiness: Readiness::default(),
         hub: Hub::default(),
@@ -222,13 +240,13 @@ fn open(options: &Options) -> anyhow::Result<(Arc<Shared>, Events, PolicyDirecto
     unregistered::look(&shared);
     shared.readiness.done(Task::UnregisteredPods);
     memory::give_back();
-    Ok((shared, events, directory))
+    Ok((shared, events, plaintexts, directory))
 }
 
 async fn serve(
     options: Options,
     shared: Arc<Shared>,
-    events: Events,
+    (events, plaintexts): (Events, Option<Plaintexts>),
     directory: PolicyDirectory,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -239,9 +257,16 @@ async fn serve(
     let mut watching = JoinSet::new();
 
     let (lines, printer) = output::start(options.output)?;
-    let describer = events::Describer::new(options.node_name.clone());
-    let pump =
-        Pump { shared: Arc::clone(&shared), describer, lines, excluded: options.exclude, unprinted: 0 };
+    let describer =
+        || events::Describer::new(options.node_name.clone()).asking(Arc::clone(&options.requests));
+    let outlet = Outlet::new(Arc::clone(&shared), lines);
+    if let (Some(observer), Some(plaintexts)) = (&shared.requests, plaintexts) {
+        let pump = tls::Pump::new(Arc::clone(&shared), Arc::clone(observer), describer(), outlet.clone());
+        serving.spawn(pump.run(plaintexts, drain.listen()));
+        watching.spawn(tls::find(Arc::clone(&shared), Arc::clone(observer)));
+    }
+    let describer = describer();
+    let pump = Pump { shared: Arc::clone(&shared), describer, outlet, excluded: options.exclude };
     serving.spawn(pump.run(events, drain.listen()));
     shared.readiness.done(Task::Events);
     let socket = server::listen(options.run_dir.join("cni.sock"))?;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -60,15 +61,42 @@ fn print(lines: &Receiver<Arc<Line>>, format: Format) {
     }
 }
 
+/// Where lines go: to standard output, to observers, into the metrics.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    pub(super) shared: Arc<Shared>,
+    pub(super) lines: SyncSender<Arc<Line>>,
+    /// How many in a row were not printed.
+    lost: Arc<AtomicU64>,
+}
+
+impl Outlet {
+    pub(super) fn new(shared: Arc<Shared>, lines: SyncSender<Arc<Line>>) -> Self {
+        Self { shared, lines, lost: Arc::default() }
+    }
+
+    pub(super) fn tell(&self, line: Arc<Line>) {
+        let fate = self.shared.hub.publish(Arc::clone(&line));
+        self.shared.metrics.event(&line, fate);
+        if self.lines.try_send(line).is_ok() {
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                tracing::warn!(lost, "events were not printed: the reader of standard output is too slow");
+            }
+        } else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.shared.metrics.lost(LostAt::Stdout, 1);
+        }
+    }
+}
+
 /// Where events go.
 pub(super) struct Pump {
     pub(super) shared: Arc<Shared>,
     pub(super) describer: Describer,
-    pub(super) lines: SyncSender<Arc<Line>>,
+    pub(super) outlet: Outlet,
     /// What is not told.
     pub(super) excluded: Exclude,
-    /// How many lines in a row were not printed.
-    pub(super) unprinted: u64,
 }
 
 impl Pump {
@@ -115,22 +143,10 @@ impl Pump {
                 self.shared.metrics.filtered(line.kind, Filtered::Excluded, 1);
                 continue;
             }
-            match self.lines.try_send(Arc::clone(&line)) {
-                Ok(()) if self.unprinted > 0 => {
-                    tracing::warn!(
-                        lost = self.unprinted,
-                        "events were not printed: the reader of standard output is too slow"
-                    );
-                    self.unprinted = 0;
-                }
-                Ok(()) => {}
-                Err(_) => {
-                    self.unprinted += 1;
-                    self.shared.metrics.lost(LostAt::Stdout, 1);
-                }
+            if let Some(requests) = &self.shared.requests {
+                requests.note(&line);
             }
-            let fate = self.shared.hub.publish(Arc::clone(&line));
-            self.shared.metrics.event(&line, fate);
+            self.outlet.tell(line);
         }
     }
 }

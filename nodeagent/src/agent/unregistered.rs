@@ -62,7 +62,11 @@ pub(super) struct Network {
 /// Looks whenever a cgroup is made or comes to life, and from time to time.
 pub(super) async fn run(shared: Arc<Shared>) -> anyhow::Result<()> {
     let (notices, mut changed) = mpsc::channel(1);
-    let mut inotify = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
+    let mut inotify = notify::recommended_watcher(move |told: notify::Result<notify::Event>| {
+        // That a directory is read is told of, too: looking would be followed by looking, without an end.
+        if told.is_ok_and(|event| event.kind.is_access()) {
+            return;
+        }
         // A full channel holds a notice already.
         let _ = notices.try_send(());
     })?;

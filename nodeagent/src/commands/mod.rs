@@ -18,6 +18,7 @@ pub(crate) mod pods;
 pub mod policy;
 pub(crate) mod status;
 mod table;
+pub(crate) mod tls;
 
 /// Exit code when no agent answers.
 const EXIT_NO_AGENT: u8 = 3;

@@ -111,6 +111,9 @@ fn write_text(out: &mut impl Write, status: &Status) -> io::Result<()> {
     for feature in status.features.iter().filter(|feature| !feature.present) {
         writeln!(out, "this kernel has not {}: {}", feature.name, feature.without)?;
     }
+    for text in &status.not_enforced {
+        writeln!(out, "not enforced: {text}")?;
+    }
     for error in status.policy_errors.iter().chain(&status.errors) {
         writeln!(out, "ERROR {error}")?;
     }

@@ -35,6 +35,7 @@ mod names;
 mod programs;
 mod shared;
 mod sys;
+mod uprobes;
 mod usage;
 
 pub use flows::{FlowMaps, Storage};
@@ -46,6 +47,7 @@ pub use programs::LoadedProgram;
 use shared::Shared;
 pub use sys::TestRun;
 use sys::{AttachType, Target};
+pub use uprobes::{Plaintexts, Probe, Probed, Uprobes, read_plaintext};
 pub use usage::{CAPPED_MAPS, capacities};
 
 /// The kernel programs, as `ebpf/build` compiled them.
@@ -139,6 +141,14 @@ pub enum DatapathError {
         name: &'static str,
         /// What the kernel said.
         source: Box<MapError>,
+    },
+    /// A probe could not be attached.
+    #[error("cannot attach the probe `{name}`: {source}")]
+    Probe {
+        /// Its program.
+        name: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
     },
     /// A program could not be run on a packet.
     #[error("cannot run a program on a test packet: {source}")]

@@ -152,6 +152,12 @@ impl Datapath {
         }
     }
 
+    /// The names that led an endpoint to an address.
+    pub fn learned_names(&self, cgroup: u64, address: [u8; 16]) -> Vec<String> {
+        let places = 1..=LEARNED_PROBES as u8;
+        places.filter_map(|place| self.learned_name(cgroup, address, place)).collect()
+    }
+
     /// Writes down what an address was learned from, in place of what was known of it: for a test of the programs.
     pub fn plant_learned(
         &mut self,

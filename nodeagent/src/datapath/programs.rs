@@ -1,6 +1,8 @@
 //! What the verifier made of the programs.
 
-use super::Datapath;
+use aya::Ebpf;
+
+use super::{Datapath, Uprobes};
 
 /// A program as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -21,18 +23,28 @@ const INSTRUCTION: u32 = 8;
 impl Datapath {
     /// Every program that is loaded, by name.
     pub fn programs(&self) -> Vec<LoadedProgram> {
-        let mut programs: Vec<LoadedProgram> = self
-            .object
-            .programs()
-            // One that is not loaded has no description.
-            .filter_map(|(name, program)| Some((name, program.info().ok()?)))
-            .map(|(name, info)| LoadedProgram {
-                name: name.to_owned(),
-                instructions: info.size_translated().unwrap_or_default() / INSTRUCTION,
-                steps: info.verified_instruction_count(),
-            })
-            .collect();
-        programs.sort_by(|one, other| one.name.cmp(&other.name));
-        programs
+        of_object(&self.object)
     }
+}
+
+impl Uprobes {
+    /// The same of the probes.
+    pub fn programs(&self) -> Vec<LoadedProgram> {
+        of_object(&self.object)
+    }
+}
+
+fn of_object(object: &Ebpf) -> Vec<LoadedProgram> {
+    let mut programs: Vec<LoadedProgram> = object
+        .programs()
+        // One that is not loaded has no description.
+        .filter_map(|(name, program)| Some((name, program.info().ok()?)))
+        .map(|(name, info)| LoadedProgram {
+            name: name.to_owned(),
+            instructions: info.size_translated().unwrap_or_default() / INSTRUCTION,
+            steps: info.verified_instruction_count(),
+        })
+        .collect();
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
+    programs
 }

@@ -289,7 +289,7 @@ fn allowed() -> IpAddr {
 }
 
 fn flow(destination: IpAddr, protocol: FlowProtocol) -> Flow {
-    Flow { destination, protocol, port: PORT, opaque: false, names: Names::default() }
+    Flow { destination, protocol, port: PORT, opaque: false, names: Names::default(), request: None }
 }
 
 /// A TCP segment in the middle of a connection.

@@ -25,7 +25,7 @@ use sluice_policy::{
 };
 
 use crate::agent::cgroup::Hierarchy;
-use crate::datapath::{Datapath, Events, LoadedProgram, Place, test_run};
+use crate::datapath::{Datapath, Events, LoadedProgram, Place, Uprobes, test_run};
 
 mod baseline;
 pub mod bench;
@@ -87,6 +87,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
 
     let mut rng = rng(options.seed);
     let (pairs, seed) = (options.pairs, options.seed);
+    let (probes, _plaintexts) = Uprobes::open(&scratch.place())?;
     let mut outcome = Outcome {
         seed,
         pairs: 0,
@@ -94,7 +95,7 @@ pub fn run(options: &Options) -> anyhow::Result<Outcome> {
         denied: 0,
         differences: 0,
         examples: Vec::new(),
-        programs: datapath.programs(),
+        programs: [datapath.programs(), probes.programs()].concat(),
     };
     while outcome.pairs < pairs {
         let case = random_case(&mut rng, Size::SMALL);

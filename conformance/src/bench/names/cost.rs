@@ -3,7 +3,7 @@
 //! The kernel itself keeps the time of the programs, those included that a packet is handed on to, while real sockets ask a
 //! real server. Every question has a socket of its own, so that what is held against each other is a whole judgement each.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
@@ -82,5 +82,6 @@ fn run_times(programs: &[LinkedProgram; 2]) -> Result<[RunTime; 2]> {
 fn one(before: RunTime, after: RunTime) -> Result<f64> {
     let runs = after.runs - before.runs;
     ensure!(runs == u64::from(QUESTIONS), "{runs} packets of {QUESTIONS} questions");
-    Ok((after.nanoseconds - before.nanoseconds) as f64 / runs as f64)
+    let taken = Duration::from_nanos(after.nanoseconds - before.nanoseconds);
+    Ok(taken.as_secs_f64() * 1e9 / f64::from(QUESTIONS))
 }

@@ -18,6 +18,7 @@ struct Sample {
     control: f64,
     established: f64,
     judged: u64,
+    request: f64,
 }
 
 /// Measures and adds what came of it.
@@ -43,6 +44,9 @@ pub(super) fn run(report: &mut Report, place: &Place, options: Options) -> Resul
             median(|sample| sample.control / sample.baseline)?,
         );
     }
+    let requests = of(sizes[sizes.len() - 1]).map(|sample| sample.request / sample.baseline);
+    let request = Median::of(requests).context("no samples")?;
+    ratio::noted(report, "a request of HTTP/1, read", "× baseline", request);
     for names in sizes.iter().filter(|names| **names > 0) {
         let growth = |figure: fn(Sample) -> f64| {
             let pairs = of(0).zip(of(*names));

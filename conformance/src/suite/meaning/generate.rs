@@ -9,6 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use super::names;
+use super::sockets::SERVED;
+
 /// The last bytes of the far addresses that are used.
 const HOSTS: [u8; 12] = [1, 2, 3, 7, 8, 9, 127, 128, 129, 192, 200, 254];
 /// Ports that rules and flows use; some have a server at the far end.
@@ -30,6 +33,8 @@ pub(super) struct Flow {
     pub(super) to: IpAddr,
     /// 0 where there is none.
     pub(super) port: u16,
+    /// The name that it shows once it is open; of a connection that is closed at once none.
+    pub(super) shows: Option<&'static str>,
 }
 
 impl Flow {
@@ -46,9 +51,15 @@ impl Flow {
 /// A flow that may fall on the edge of something.
 pub(super) fn flow(random: &mut SmallRng) -> Flow {
     let ways = ["tcp", "tcp", "tcp", "udp", "udp-connected", "udp", "icmp", "sctp", "47"];
-    let mut flow = Flow { way: pick(random, &ways), to: address(random), port: 0 };
+    let mut flow = Flow { way: pick(random, &ways), to: address(random), port: 0, shows: None };
     if flow.has_port() {
         flow.port = port(random);
+    }
+    if flow.way == "tcp" && random.random_bool(0.5) {
+        flow.port = pick(random, &SERVED);
+        let right = names::of(flow.to);
+        let is_right = !right.is_empty() && random.random_bool(0.4);
+        flow.shows = Some(pick(random, if is_right { &right } else { &names::SHOWN }));
     }
     flow
 }
@@ -123,8 +134,12 @@ fn rule(random: &mut SmallRng, text: &mut String, index: u32, cluster: bool) {
     line(text, &format!("  - name: rule-{index}\n    action: {}", pick(random, actions)));
     if random.random_bool(0.9) {
         line(text, "    to:");
+        let mut is_by_name = false;
         for _ in 0..random.random_range(1..=3) {
-            peer(random, text);
+            is_by_name |= peer(random, text);
+        }
+        if is_by_name && random.random_bool(0.4) {
+            line(text, &format!("    requireName: {}", random.random_bool(0.5)));
         }
     }
     if random.random_bool(0.6) {
@@ -133,10 +148,19 @@ fn rule(random: &mut SmallRng, text: &mut String, index: u32, cluster: bool) {
     }
 }
 
-fn peer(random: &mut SmallRng, text: &mut String) {
+/// Whether it goes by name.
+fn peer(random: &mut SmallRng, text: &mut String) -> bool {
     if random.random_bool(0.05) {
         // No far address is a pod's.
-        return line(text, "    - pods: {podSelector: {}}");
+        line(text, "    - pods: {podSelector: {}}");
+        return false;
+    }
+    if random.random_bool(0.45) {
+        let patterns: Vec<String> = (0..random.random_range(1..=2))
+            .map(|_| format!("\"{}\"", pick(random, &names::PATTERNS)))
+            .collect();
+        line(text, &format!("    - domainNames: [{}]", patterns.join(", ")));
+        return true;
     }
     let networks: Vec<(IpAddr, u8)> = (0..random.random_range(1..=3)).map(|_| network(random)).collect();
     let except: Vec<String> = (0..random.random_range(0..=3))
@@ -149,6 +173,7 @@ fn peer(random: &mut SmallRng, text: &mut String) {
     if !except.is_empty() {
         line(text, &format!("      except: [{}]", except.join(", ")));
     }
+    false
 }
 
 fn port_match(random: &mut SmallRng) -> String {
@@ -170,7 +195,16 @@ fn port_match(random: &mut SmallRng) -> String {
 /// An address at the far end.
 fn address(random: &mut SmallRng) -> IpAddr {
     let host = pick(random, &HOSTS);
-    match random.random_range(0..4) {
+    far(random.random_range(0..4), host)
+}
+
+/// All that there are.
+pub(super) fn addresses() -> impl Iterator<Item = IpAddr> {
+    HOSTS.into_iter().flat_map(|host| (0..4).map(move |prefix| far(prefix, host)))
+}
+
+fn far(prefix: u32, host: u8) -> IpAddr {
+    match prefix {
         0 => Ipv4Addr::new(203, 0, 113, host).into(),
         1 => Ipv4Addr::new(198, 51, 100, host).into(),
         2 => Ipv6Addr::new(0x2001, 0xdb8, 0x203, 0, 0, 0, 0, host.into()).into(),

@@ -10,6 +10,7 @@ use crate::rig::Place;
 
 mod generate;
 mod kernel;
+mod names;
 mod sockets;
 
 /// What the suite is run with.

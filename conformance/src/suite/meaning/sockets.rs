@@ -14,20 +14,23 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use super::generate::{self, Flow, LABELS, NAMESPACE};
+use super::names;
 use crate::report::Report;
 use crate::rig::decode::{ICMP, ICMPV6, SCTP, TCP, UDP};
+use crate::rig::net::FAR_ADDRESS;
 use crate::rig::{Agent, Container, ContainerSpec, Count, Key, Place, Pod, PodSpec, Rig, RigOptions, binary};
 use crate::suite::edits::force;
+use crate::suite::names::server::Servers;
 
 /// Flows under one set of policies.
 const FLOWS_PER_SET: u32 = 100;
 /// Ports with a server at the far end; at the others a connection is refused there.
-const SERVED: [u16; 3] = [80, 443, 8080];
+pub(super) const SERVED: [u16; 3] = [80, 443, 8080];
 /// Flows whose policies say the opposite of what the agent is given.
 const FAULTY_FLOWS: u32 = 300;
 /// Differences that are printed.
 const SHOWN: usize = 10;
-const POD: &str = "subject";
+pub(super) const POD: &str = "subject";
 /// The policies that `sluice policy test` reads.
 const ASKED: &str = "asked.yaml";
 
@@ -37,24 +40,43 @@ struct Tally {
     sets: u32,
     flows: u32,
     denied: u32,
+    /// Allowed until they showed a name.
+    cut: u32,
+    /// Allowed by the name that they showed, and otherwise not.
+    passed: u32,
     differences: u32,
+}
+
+/// What should come of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Expected {
+    /// Whether its first packet may go.
+    opens: bool,
+    /// Whether what it shows may.
+    goes_on: bool,
+    /// Whether it may go if it shows no name.
+    unnamed: bool,
 }
 
 /// Runs that many flows.
 pub(super) async fn run(place: &Place, flows: u32, seed: u64, report: &mut Report) -> Result<()> {
     let options = RigOptions { tcp_ports: SERVED.to_vec(), ..RigOptions::with_sluice() };
     let rig = Rig::new(place, options).await?;
-    let agent = rig.start_agent(&[]).await?;
+    let lists = place.directory.join("flows");
+    fs::create_dir_all(&lists)?;
+    let servers = Servers::knot(&rig, &lists, &names::zone(), &[53]).await?;
+    let resolver = format!("--resolvers={FAR_ADDRESS}");
+    let agent = rig.start_agent(&[&resolver, "--dns-floor=86400"]).await?;
     let pod = rig.run_pod(&PodSpec::new(NAMESPACE, POD, &LABELS)).await?;
+    names::learn(&agent, &pod, report).await?;
     let mut sockets = Sockets {
         rig: &rig,
         agent: &agent,
         pod: &pod,
-        lists: place.directory.join("flows"),
+        lists,
         random: SmallRng::seed_from_u64(seed),
         tally: Tally::default(),
     };
-    fs::create_dir_all(&sockets.lists)?;
     while sockets.tally.flows < flows {
         sockets.set((flows - sockets.tally.flows).min(FLOWS_PER_SET), false).await?;
         if sockets.tally.sets.is_multiple_of(10) {
@@ -72,12 +94,15 @@ pub(super) async fn run(place: &Place, flows: u32, seed: u64, report: &mut Repor
     report.equal("sockets: flows tried", tally.flows, "flows", flows);
     report.some("sockets: flows that policy denies", tally.denied.into(), "flows");
     report.some("sockets: flows that policy allows", (tally.flows - tally.denied).into(), "flows");
+    report.some("sockets: flows that are cut by what they show", tally.cut.into(), "flows");
+    report.some("sockets: flows that what they show lets pass", tally.passed.into(), "flows");
     report.equal("sockets: differences", tally.differences, "flows", 0);
     report.some("sockets: differences with a planted fault", faulty.into(), "flows");
     report.equal("capture_drops", rig.far().capture_drops()?, "frames", 0);
     report.equal("backlog_drops", rig.far().backlog_drops()?, "packets", 0);
     pod.remove().await?;
     drop(agent);
+    drop(servers);
     rig.shutdown().await
 }
 
@@ -116,14 +141,17 @@ impl Sockets<'_> {
 
         let mut untagged: HashMap<Key, (u64, Vec<usize>)> = HashMap::new();
         let mut wrong = Vec::new();
-        for (index, (((flow, tag), allowed), outcome)) in
+        for (index, (((flow, tag), expected), outcome)) in
             flows.iter().zip(&expected).zip(&outcomes).enumerate()
         {
             let said = outcome["outcome"].as_str().unwrap_or_default();
-            let good: &[&str] = match (*allowed, flow.way) {
-                (false, _) => &["EPERM"],
-                (true, "tcp") => &["connected", "refused"],
-                (true, _) => &["sent"],
+            let allowed = expected.opens;
+            let good: &[&str] = match (allowed, flow.way, flow.shows) {
+                (false, _, _) => &["EPERM"],
+                (true, "tcp", None) => &["connected", "refused"],
+                (true, "tcp", Some(_)) if expected.goes_on => &["answered"],
+                (true, "tcp", Some(_)) => &["cut"],
+                (true, _, _) => &["sent"],
             };
             if !good.contains(&said) {
                 wrong.push((index, format!("its process saw {said:?}")));
@@ -131,11 +159,11 @@ impl Sockets<'_> {
             let key = self.key(flow, *tag)?;
             if key.tag == 0 {
                 let (wanted, who) = untagged.entry(key).or_default();
-                *wanted += u64::from(*allowed);
+                *wanted += u64::from(allowed);
                 who.push(index);
             } else {
                 let arrived = came(&before, &after, &key);
-                if arrived != u64::from(*allowed) {
+                if arrived != u64::from(allowed) {
                     wrong.push((index, format!("{arrived} arrived")));
                 }
             }
@@ -151,7 +179,7 @@ impl Sockets<'_> {
         for (index, what) in &wrong {
             if !plant_fault && (self.tally.differences as usize) < SHOWN {
                 eprintln!(
-                    "meaning: {:?}, allowed: {}: {what}; policies:\n{text}",
+                    "meaning: {:?}, {:?}: {what}; policies:\n{text}",
                     flows[*index].0, expected[*index]
                 );
             }
@@ -159,14 +187,18 @@ impl Sockets<'_> {
         }
         self.tally.sets += 1;
         self.tally.flows += count;
-        self.tally.denied += expected.iter().filter(|allowed| !**allowed).count() as u32;
+        let count = |is: fn(&&Expected) -> bool| expected.iter().filter(is).count() as u32;
+        self.tally.denied += count(|flow| !flow.opens);
+        self.tally.cut += count(|flow| flow.opens && !flow.goes_on);
+        self.tally.passed += count(|flow| flow.goes_on && !flow.unnamed);
         Ok(())
     }
 
-    /// What `sluice policy test` says of each flow: whether it is allowed.
-    fn expected(&self, flows: &[(Flow, u64)]) -> Result<Vec<bool>> {
+    /// What `sluice policy test` says of each flow.
+    fn expected(&self, flows: &[(Flow, u64)]) -> Result<Vec<Expected>> {
         let labels: HashMap<&str, &str> = LABELS.into_iter().collect();
         let mut lines = String::new();
+        let mut asked = Vec::new();
         for (flow, _) in flows {
             let mut line = json!({
                 "pod": format!("{NAMESPACE}/{POD}"),
@@ -177,11 +209,21 @@ impl Sockets<'_> {
             if flow.has_port() {
                 line["port"] = flow.port.into();
             }
-            lines.push_str(&line.to_string());
-            lines.push('\n');
+            // Each name by which it might go on, and none, and what it shows: a connection opens if any of them may.
+            let learned = names::of(flow.to);
+            if !learned.is_empty() {
+                line["domain"] = learned.join(",").into();
+            }
+            let shown: Vec<&str> = learned.into_iter().chain([names::NONE]).chain(flow.shows).collect();
+            for name in &shown {
+                line["shown"] = (*name).into();
+                lines.push_str(&line.to_string());
+                lines.push('\n');
+            }
+            asked.push(shown.len() - usize::from(flow.shows.is_some()));
         }
         let answer = ask(&self.lists.join(ASKED), &lines)?;
-        let verdicts = answer.lines().map(|line| {
+        let mut verdicts = answer.lines().map(|line| {
             let verdict: Value =
                 serde_json::from_str(line).with_context(|| format!("a verdict: {line:?}"))?;
             match verdict["action"].as_str() {
@@ -190,16 +232,26 @@ impl Sockets<'_> {
                 _ => Err(anyhow::anyhow!("a verdict without an action: {line}")),
             }
         });
-        let verdicts = verdicts.collect::<Result<Vec<bool>>>()?;
-        ensure!(verdicts.len() == flows.len(), "{} verdicts on {} flows", verdicts.len(), flows.len());
-        Ok(verdicts)
+        let mut next = || verdicts.next().context("a verdict is missing")?;
+        let mut all = Vec::new();
+        for ((flow, _), names) in flows.iter().zip(asked) {
+            let by_name = (0..names).map(|_| next()).collect::<Result<Vec<bool>>>()?;
+            let opens = by_name.contains(&true);
+            let goes_on = if flow.shows.is_some() { next()? && opens } else { opens };
+            all.push(Expected { opens, goes_on, unnamed: by_name[names - 1] });
+        }
+        ensure!(verdicts.next().is_none(), "more verdicts than flows");
+        Ok(all)
     }
 
     /// Starts the probe with the flows.
     async fn start(&self, flows: &[(Flow, u64)]) -> Result<Container> {
         let lines: Vec<String> = flows
             .iter()
-            .map(|(flow, tag)| format!("{} {} {} {tag}\n", flow.way, flow.to, flow.port))
+            .map(|(flow, tag)| {
+                let shows = flow.shows.unwrap_or_default();
+                format!("{} {} {} {tag} {shows}\n", flow.way, flow.to, flow.port)
+            })
             .collect();
         fs::write(self.lists.join("list"), lines.concat())?;
         let mounts = vec![Mount {

@@ -35,10 +35,10 @@ pub(super) async fn ask(request: &str) -> Result<Answer> {
 }
 
 /// Samples: name and labels as they stand there, and value.
-pub(super) struct Samples(BTreeMap<String, String>);
+pub(in crate::suite) struct Samples(BTreeMap<String, String>);
 
 /// Looks at the metrics.
-pub(super) async fn samples() -> Result<Samples> {
+pub(in crate::suite) async fn samples() -> Result<Samples> {
     let answer = get("/metrics").await?;
     let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
@@ -50,7 +50,13 @@ pub(super) async fn samples() -> Result<Samples> {
 
 impl Samples {
     /// One series, which must be a count.
-    pub(super) fn get(&self, series: &str) -> Result<u64> {
+    pub(in crate::suite) fn get(&self, series: &str) -> Result<u64> {
+        let value = self.0.get(series).with_context(|| format!("there is no {series}"))?;
+        value.parse().with_context(|| format!("{series} is {value}"))
+    }
+
+    /// One series, which may be a fraction.
+    pub(in crate::suite) fn number(&self, series: &str) -> Result<f64> {
         let value = self.0.get(series).with_context(|| format!("there is no {series}"))?;
         value.parse().with_context(|| format!("{series} is {value}"))
     }
@@ -67,12 +73,12 @@ impl Samples {
     }
 
     /// By how much a series has grown since. None shrinks.
-    pub(super) fn growth(&self, before: &Self, series: &str) -> Result<u64> {
+    pub(in crate::suite) fn growth(&self, before: &Self, series: &str) -> Result<u64> {
         grown(series, before.get(series)?, self.get(series)?)
     }
 
     /// By how much all series of a name have grown together.
-    pub(super) fn growth_of_all(&self, before: &Self, name: &str) -> Result<u64> {
+    pub(in crate::suite) fn growth_of_all(&self, before: &Self, name: &str) -> Result<u64> {
         grown(name, before.sum(name)?, self.sum(name)?)
     }
 }

@@ -18,7 +18,7 @@ use crate::rig::{Agent, ContainerSpec, Place, Pod, PodSpec, Rig, RigOptions, bin
 mod counts;
 mod excluded;
 mod follow;
-mod http;
+pub(in crate::suite) mod http;
 mod ready;
 mod settings;
 mod stop;

@@ -196,9 +196,16 @@ impl Flattener<'_> {
             action: rule.action,
             applied: is_applied(policy, posture),
             reported: true,
-            opaque: rule.action == RuleAction::Deny || (rule.to.is_none() && rule.ports.is_none()),
+            opaque: rule.http.is_none()
+                && (rule.action == RuleAction::Deny || (rule.to.is_none() && rule.ports.is_none())),
         });
-        let ports = self.port_set(rule.ports.as_deref().map_or(Ports::Any, Ports::of));
+        // The kernel knows no requests: an Allow rule opens the way to all of them, a Deny rule is one of no effect.
+        let entries = match &rule.http {
+            Some(_) if rule.action == RuleAction::Deny => return,
+            Some(_) => Some(rule.ports.as_deref().unwrap_or(&[PortMatch::TCP])),
+            None => rule.ports.as_deref(),
+        };
+        let ports = self.port_set(entries.map_or(Ports::Any, Ports::of));
         let Some(peers) = &rule.to else {
             let atom = self.atom(ports);
             self.program.anywhere.push(atom);
@@ -241,7 +248,7 @@ impl Flattener<'_> {
                 }
                 Peer::Services(names) => {
                     for name in names {
-                        self.service(&name.namespace, &name.name, rule.ports.as_deref());
+                        self.service(&name.namespace, &name.name, entries);
                     }
                 }
             }

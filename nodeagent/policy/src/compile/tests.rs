@@ -242,6 +242,7 @@ fn ten_thousand_rules_are_compiled_and_right() {
             port: (1 + number % 1000 + rng.random_range(0..60)) as u16,
             opaque: false,
             names: Names::default(),
+            request: None,
         };
         let (quick, slow) = (compiled.judge(&flow), evaluate(&selection, &world, Posture::Enforce, &flow));
         assert_eq!(

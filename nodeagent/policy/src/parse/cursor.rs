@@ -50,19 +50,12 @@ impl<'n> At<'n> {
         self.fault(report, problem);
     }
 
-    /// The fields of a map. `known` are those that it may have; `planned` those that a later version will enforce.
-    pub(super) fn fields(
-        &self,
-        report: &mut Report<'_>,
-        known: &[&str],
-        planned: &[&str],
-    ) -> Option<Fields<'n>> {
+    /// The fields of a map. `known` are those that it may have.
+    pub(super) fn fields(&self, report: &mut Report<'_>, known: &[&str]) -> Option<Fields<'n>> {
         let fields = self.open_fields(report)?;
         for (name, node) in fields.entries {
             let at = At { node, path: fields.path_of(name) };
-            if planned.contains(&name.as_str()) {
-                at.fault(report, Problem::NotEnforcedYet);
-            } else if !known.contains(&name.as_str()) {
+            if !known.contains(&name.as_str()) {
                 at.fault(report, Problem::UnknownField(known.join(", ")));
             } else if matches!(node.value, Value::Null) {
                 at.fault(report, Problem::Empty);

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::model::{API_VERSION, MAX_NAMES, MAX_PRIORITY, MAX_RULES};
 use crate::name::NameError;
 use crate::network::{Network, NetworkError};
+use crate::request::{MAX_MATCHES, MAX_PATH, UnclearPath};
 
 /// One fault of a document: where it is, what is wrong and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,11 +56,6 @@ pub enum Problem {
     /// A field that the document's kind does not have.
     #[error("no such field; known here: {0}")]
     UnknownField(String),
-    /// A field that is planned, but means nothing yet.
-    #[error(
-        "this version of Sluice does not enforce this field yet; remove the rule or write it without the field"
-    )]
-    NotEnforcedYet,
     /// A field that only a `ClusterEgressPolicy` has.
     #[error("only a ClusterEgressPolicy can have this; {0}")]
     ClusterOnly(&'static str),
@@ -146,6 +142,39 @@ pub enum Problem {
     /// `requireName` in a rule without names.
     #[error("goes only with `domainNames` in `to`; remove it")]
     NameRequiredOfNothing,
+    /// `http` in a rule that passes a tier.
+    #[error("a Pass rule leaves its tier before any request is known; write an Allow or a Deny rule")]
+    HttpPass,
+    /// An entry of `http` that says nothing.
+    #[error("says nothing of requests; write methods, path or both; `path: {{value: /}}` means any request")]
+    HttpEmpty,
+    /// `http` beside a port of another protocol.
+    #[error(
+        "HTTP goes over TCP, and the rule has `http`; write a TCP port, or a rule of its own for this one"
+    )]
+    HttpPort,
+    /// Too many entries of `http`.
+    #[error("{0} entries are too many; the most is {MAX_MATCHES}: split the rule")]
+    TooManyMatches(usize),
+    /// A path that is longer than any rule's may be.
+    #[error("{0} bytes are too many; the most is {MAX_PATH}")]
+    LongPath(usize),
+    /// A path that servers read in different ways.
+    #[error("`{found}` is no path that a request could be compared with: {why}")]
+    Path {
+        /// What is there.
+        found: String,
+        /// Why.
+        why: UnclearPath,
+    },
+    /// A path in another form.
+    #[error("`{found}` is compared as `{normal}`; write that")]
+    PathForm {
+        /// What is there.
+        found: String,
+        /// What belongs there.
+        normal: String,
+    },
     /// Too many names in a peer.
     #[error(
         "{0} names are too many; the most is {MAX_NAMES}: split the peer, or name their domain with `*.`"

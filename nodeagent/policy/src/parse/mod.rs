@@ -2,6 +2,7 @@
 
 mod cursor;
 mod error;
+mod http;
 mod node;
 mod rules;
 mod spec;

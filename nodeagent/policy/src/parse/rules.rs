@@ -2,6 +2,7 @@
 
 use super::cursor::{At, Fields, Report};
 use super::error::Problem;
+use super::http;
 use super::node::shortened;
 use super::spec::{dns_label, label_selector, object_name};
 use crate::model::{MAX_NAMES, Peer, PortMatch, PortRange, Protocol, Rule, RuleAction, Scope, ServiceRef};
@@ -12,7 +13,7 @@ const RULE_NAME: &str = "1 to 100 characters, none of them a control character";
 
 /// Reads a rule of a policy with this scope.
 pub(super) fn rule(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<Rule> {
-    let fields = at.fields(report, &["name", "action", "to", "ports", "requireName"], &["http"])?;
+    let fields = at.fields(report, &["name", "action", "to", "ports", "http", "requireName"])?;
     let name = fields.get("name").and_then(|at| rule_name(&at, report));
     let action = action(&fields, scope, report);
     let to = fields.get("to").map(|at| peers(&at, scope, report));
@@ -26,6 +27,21 @@ pub(super) fn rule(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Optio
         Some(ports) => Some(ports?),
         None => None,
     };
+    let http = match fields.get("http") {
+        Some(at) => {
+            if action == Some(RuleAction::Pass) {
+                at.fault(report, Problem::HttpPass);
+            }
+            let items = fields.get("ports").and_then(|at| at.items(report)).unwrap_or_default();
+            for (item, entry) in items.iter().zip(ports.iter().flatten()) {
+                if entry.protocol != Protocol::Tcp {
+                    item.fault(report, Problem::HttpPort);
+                }
+            }
+            Some(http::matches(&at, report)?)
+        }
+        None => None,
+    };
     let require_name = match fields.get("requireName") {
         Some(at) => {
             let by_name = |peer: &Peer| matches!(peer, Peer::DomainNames(_));
@@ -36,7 +52,7 @@ pub(super) fn rule(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Optio
         }
         None => None,
     };
-    Some(Rule { name, action: action?, to, ports, require_name })
+    Some(Rule { name, action: action?, to, ports, http, require_name })
 }
 
 fn rule_name(at: &At<'_>, report: &mut Report<'_>) -> Option<String> {
@@ -72,7 +88,7 @@ fn peers(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<Vec<Peer
 fn peer(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<Peer> {
     let kinds = ["networks", "pods", "namespaces", "services", "domainNames"];
     let fields =
-        at.fields(report, &["networks", "except", "pods", "namespaces", "services", "domainNames"], &[])?;
+        at.fields(report, &["networks", "except", "pods", "namespaces", "services", "domainNames"])?;
     let found: Vec<&str> = kinds.into_iter().filter(|kind| fields.has(kind)).collect();
     let expected = match scope {
         Scope::Namespace { .. } => "networks, pods, services, domainNames",
@@ -162,7 +178,7 @@ fn exceptions(at: &At<'_>, networks: Option<&[Network]>, report: &mut Report<'_>
 }
 
 fn pods(at: &At<'_>, report: &mut Report<'_>) -> Option<Peer> {
-    let fields = at.fields(report, &["podSelector", "namespaceSelector"], &[])?;
+    let fields = at.fields(report, &["podSelector", "namespaceSelector"])?;
     let advice = "podSelector: {} for every pod, or labels to choose by";
     let pod_selector = fields.need(report, "podSelector", advice).and_then(|at| label_selector(&at, report));
     let namespace_selector = match fields.get("namespaceSelector") {
@@ -179,7 +195,7 @@ fn services(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<Peer>
 }
 
 fn service(at: &At<'_>, scope: &Scope, report: &mut Report<'_>) -> Option<ServiceRef> {
-    let fields = at.fields(report, &["name", "namespace"], &[])?;
+    let fields = at.fields(report, &["name", "namespace"])?;
     let name = fields.need(report, "name", "the Service's name").and_then(|at| object_name(&at, report));
     let namespace = if let (false, Scope::Namespace { namespace }) = (fields.has("namespace"), scope) {
         Some(namespace.clone())
@@ -197,7 +213,7 @@ fn ports(at: &At<'_>, report: &mut Report<'_>) -> Option<Vec<PortMatch>> {
 }
 
 fn port_match(at: &At<'_>, report: &mut Report<'_>) -> Option<PortMatch> {
-    let fields = at.fields(report, &["port", "endPort", "protocol"], &[])?;
+    let fields = at.fields(report, &["port", "endPort", "protocol"])?;
     let protocols =
         [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp), ("ICMP", Protocol::Icmp)];
     let protocol = match fields.get("protocol") {

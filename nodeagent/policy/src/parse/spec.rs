@@ -37,7 +37,7 @@ const LABEL_KEY: &str =
 pub(super) fn policy(node: &Node, source: Source, report: &mut Report<'_>) -> Option<Policy> {
     let document = At { node, path: String::new() };
     // `status` is the agent's own, and read past.
-    let fields = document.fields(report, &["apiVersion", "kind", "metadata", "spec", "status"], &[])?;
+    let fields = document.fields(report, &["apiVersion", "kind", "metadata", "spec", "status"])?;
     if let Some(version) = fields.need(report, "apiVersion", API_VERSION)
         && let Some(text) = version.text(report)
         && text != API_VERSION
@@ -120,7 +120,7 @@ fn read_spec(at: &At<'_>, kind: Kind, namespace: &str, report: &mut Report<'_>) 
     let mut known = common.to_vec();
     // For the sake of a better answer below, an EgressPolicy's fields are first held against both lists.
     known.extend(cluster);
-    let fields = at.fields(report, &known, &[])?;
+    let fields = at.fields(report, &known)?;
     if kind == Kind::EgressPolicy {
         for name in cluster {
             if let Some(field) = fields.get(name) {
@@ -165,7 +165,7 @@ fn read_spec(at: &At<'_>, kind: Kind, namespace: &str, report: &mut Report<'_>) 
 
 fn queries(at: &At<'_>, report: &mut Report<'_>) -> Queries {
     let choices = [("Any", Queries::Any), ("RuleNames", Queries::RuleNames)];
-    let fields = at.fields(report, &["queries"], &[]);
+    let fields = at.fields(report, &["queries"]);
     let queries = fields.and_then(|fields| option(&fields, "queries", report, &choices, "Any or RuleNames"));
     queries.unwrap_or_default()
 }
@@ -211,7 +211,7 @@ fn option<T: Copy>(
 
 /// Reads a label selector.
 pub(super) fn label_selector(at: &At<'_>, report: &mut Report<'_>) -> Option<LabelSelector> {
-    let fields = at.fields(report, &["matchLabels", "matchExpressions"], &[])?;
+    let fields = at.fields(report, &["matchLabels", "matchExpressions"])?;
     let mut selector = LabelSelector::default();
     if let Some(labels) = fields.get("matchLabels").and_then(|at| at.open_fields(report)) {
         for (key, field) in labels.all() {
@@ -229,7 +229,7 @@ pub(super) fn label_selector(at: &At<'_>, report: &mut Report<'_>) -> Option<Lab
 }
 
 fn requirement(at: &At<'_>, report: &mut Report<'_>) -> Option<Requirement> {
-    let fields = at.fields(report, &["key", "operator", "values"], &[])?;
+    let fields = at.fields(report, &["key", "operator", "values"])?;
     let key = fields.need(report, "key", "the label's key").and_then(|at| {
         let key = at.text(report)?;
         check_key(key, &at, report);

@@ -100,11 +100,22 @@ spec:
             PortMatch { protocol: Protocol::Udp, range: range(8000, 8080) },
             PortMatch { protocol: Protocol::Icmp, range: None },
         ]),
+        http: None,
         require_name: Some(false),
     };
     assert_eq!(
         policy.rules,
-        [payments, Rule { name: None, action: RuleAction::Deny, to: None, ports: None, require_name: None }]
+        [
+            payments,
+            Rule {
+                name: None,
+                action: RuleAction::Deny,
+                to: None,
+                ports: None,
+                http: None,
+                require_name: None,
+            }
+        ]
     );
 }
 
@@ -352,9 +363,38 @@ fn faults_of_rules() {
         ),
         ("action: Pass", &[".action: only a ClusterEgressPolicy can have this; write Allow or Deny"]),
         (
-            "action: Allow, http: [{methods: [GET]}]",
-            &[".http: this version of Sluice does not enforce this field yet; \
-           remove the rule or write it without the field"],
+            "action: Allow, http: []",
+            &[
+                ".http: the list is empty, so nothing would match; write methods or a path, or remove the field to mean any \
+           traffic",
+            ],
+        ),
+        (
+            "action: Allow, ports: [{port: 443}, {port: 443, protocol: UDP}], http: [{}, {methods: []}, {methods: [get]}]",
+            &[
+                ".ports[1]: HTTP goes over TCP, and the rule has `http`; write a TCP port, or a rule of its own for this one",
+                ".http[0]: says nothing of requests; write methods, path or both; `path: {value: /}` means any request",
+                ".http[1].methods: the list is empty, so nothing would match; name a method, or remove the field to mean any",
+                ".http[2].methods[0]: `get` is not known here; write GET, HEAD, POST, PUT, DELETE, CONNECT, OPTIONS, TRACE \
+                 or PATCH",
+            ],
+        ),
+        (
+            "action: Deny, http: [{path: {}}, {path: {type: RegularExpression, value: /}}, {path: {value: v1}}, \
+             {path: {value: /a/../b}}, {path: {value: /a%2Fb}}, {path: }, {path: {value: '/a?b'}}, {host: x}]",
+            &[
+                ".http[0].path.value: missing; write a path that begins with `/`, such as /v1",
+                ".http[1].path.type: `RegularExpression` is not known here; write PathPrefix or Exact",
+                ".http[2].path.value: `v1` is no path that a request could be compared with: it does not begin with `/`",
+                ".http[3].path.value: `/a/../b` is compared as `/b`; write that",
+                ".http[4].path.value: `/a%2Fb` is no path that a request could be compared with: it has an encoded `/`, `\\` \
+                 or NUL in it",
+                ".http[5].path: has no value; give it one or remove the field",
+                ".http[6].path.value: `/a?b` is no path that a request could be compared with: it has a `\\`, `#`, `?`, space \
+                 or control character in it",
+                ".http[7].host: no such field; known here: methods, path",
+                ".http[7]: says nothing of requests; write methods, path or both; `path: {value: /}` means any request",
+            ],
         ),
         (
             "action: Allow, requireName: true",

@@ -6,12 +6,13 @@ use sluice_abi::{NameEvent, PayloadEvent, kind};
 use sluice_requests::{Asked, Connection, Request, Seen};
 
 use super::{Line, names};
-use crate::agent::quic;
+use crate::agent::node::Node;
+use crate::agent::{quic, requests};
 
 /// Reads payloads.
 #[derive(Default)]
 pub(super) struct Reader {
-    asked: Arc<Asked>,
+    pub(super) asked: Arc<Asked>,
     hellos: quic::Connections,
 }
 
@@ -50,16 +51,14 @@ impl Reader {
 
 impl Told {
     /// Adds it to the line of the flow.
-    pub(super) fn describe(self, line: Line) -> Line {
+    pub(super) fn describe(self, line: Line, node: &Node) -> Line {
         let mut line = names::describe(&self.event, line);
         let Some(request) = self.request else { return line };
         if !self.is_first {
             "a further request of the connection".clone_into(&mut line.reason);
-            line.domain = request.host;
+            line.domain.clone_from(&request.host);
         }
-        line.method = Some(request.method);
-        line.path = Some(request.path).filter(|path| !path.is_empty());
-        line
+        requests::describe(line, request, self.event.flow.endpoint, None, None, node)
     }
 }
 

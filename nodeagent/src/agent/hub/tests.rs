@@ -29,6 +29,7 @@ fn line(namespace: &str, name: &str, action: Action) -> Line {
         answers: None,
         method: None,
         path: None,
+        request: crate::agent::events::RequestLine::default(),
         pid: None,
         comm: None,
         action,

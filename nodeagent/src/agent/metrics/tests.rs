@@ -38,6 +38,7 @@ fn line(number: u32) -> Line {
         answers: None,
         method: None,
         path: None,
+        request: crate::agent::events::RequestLine::default(),
         pid: Some(number),
         comm: Some(format!("command-{number}")),
         action: Action::Deny,

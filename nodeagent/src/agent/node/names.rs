@@ -7,9 +7,12 @@ use std::time::Duration;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 
-use super::{Node, NodeError, pod_name};
+use sluice_policy::{Flow, Judgement, Name, Requested, World, evaluate};
+
+use super::super::store::Link;
+use super::{Node, NodeError, pod_info, pod_name};
 use crate::agent::config::Ech;
-use crate::datapath::{DatapathError, Learned};
+use crate::datapath::{DatapathError, Learned, address_bytes};
 
 impl Node {
     /// How long an address that a name led to counts: at least `floor`, and `grace` past its TTL. And by which name a flow
@@ -28,6 +31,45 @@ impl Node {
             self.own_addresses = own;
         }
         Ok(())
+    }
+
+    /// Judges a request of an endpoint, and its connection as it was opened; none if there is no such endpoint. To the names
+    /// that the flow goes by come those that the destination was learned from.
+    pub fn judge(&self, cgroup: u64, opening: &Flow, request: Requested) -> Option<(Judgement, Judgement)> {
+        let selection = &self.endpoints.get(&cgroup)?.selection;
+        let mut opening = opening.clone();
+        if selection.names_domains() {
+            let learned = self.datapath.learned_names(cgroup, address_bytes(opening.destination));
+            for name in learned.iter().filter_map(|name| name.parse::<Name>().ok()) {
+                if !opening.names.learned.contains(&name) {
+                    opening.names.learned.push(name);
+                }
+            }
+        }
+        let world =
+            if selection.names_peers() { self.world_at(opening.destination) } else { World::default() };
+        let known = Flow { request: Some(request), ..opening.clone() };
+        Some((
+            evaluate(selection, &world, self.posture, &known),
+            evaluate(selection, &world, self.posture, &opening),
+        ))
+    }
+
+    /// Whether any policy selects an endpoint.
+    pub fn is_selected(&self, cgroup: u64) -> bool {
+        self.endpoints.get(&cgroup).is_some_and(|endpoint| !endpoint.selection.is_empty())
+    }
+
+    /// What of the world has that address: nothing else counts for a flow to it.
+    fn world_at(&self, address: IpAddr) -> World {
+        let is_there = |link: &Link| link.ips.iter().any(|ip| ip.to_canonical() == address.to_canonical());
+        let present = self.endpoints.values().filter(|endpoint| !endpoint.leaving);
+        let there = present.filter(|endpoint| endpoint.record.attachments.values().any(is_there));
+        World {
+            pods: there.map(|endpoint| pod_info(&endpoint.record)).collect(),
+            resolvers: self.resolvers.addresses.iter().copied().collect(),
+            ..World::default()
+        }
     }
 
     /// What a pod has learned; none if no such pod is governed.

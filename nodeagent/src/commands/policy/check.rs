@@ -25,7 +25,8 @@ Warnings:
   a ClusterEgressPolicy that grants something by pod labels alone, or opens the way to pods by
   their labels alone: tenants choose those;
   a Deny rule with domainNames: it is best effort, for who knows an address needs no name;
-  requireName where no flow can show a name.
+  requireName where no flow can show a name;
+  http: requests are told, not enforced; and an Allow rule with http that a later rule makes useless.
 
 Files are read as the agent reads them, but for who owns them, and for links, which are followed.
 Findings go to standard output, one a line.

@@ -6,20 +6,36 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 use sluice_policy::selector::NAMESPACE_NAME_LABEL;
-use sluice_policy::{Flow, FlowProtocol, Labels, Name, Names, Shown};
+use sluice_policy::{Flow, FlowProtocol, Labels, Name, Names, Requested, Shown};
 
 /// The fields in JSON.
-const FIELDS: [&str; 10] =
-    ["pod", "labels", "namespaceLabels", "dst", "port", "proto", "domain", "shown", "opaque", "hostNetwork"];
+const FIELDS: [&str; 12] = [
+    "pod",
+    "labels",
+    "namespaceLabels",
+    "dst",
+    "port",
+    "proto",
+    "domain",
+    "shown",
+    "method",
+    "path",
+    "opaque",
+    "hostNetwork",
+];
 
-const KNOWN_WORDS: &str = "pod, label.KEY, nslabel.KEY, dst, port, proto, domain, shown, opaque, hostNetwork";
+const KNOWN_WORDS: &str =
+    "pod, label.KEY, nslabel.KEY, dst, port, proto, domain, shown, method, path, opaque, hostNetwork";
 const POD: &str = "the pod as NAMESPACE/NAME in lower case, such as shop/web";
 const DESTINATION: &str = "an IPv4 or IPv6 address, such as 203.0.113.7; names are not looked up";
 const PORT: &str = "a number from 0 to 65535";
 const PROTOCOL: &str = "tcp, udp, sctp, icmp or a number from 0 to 255";
 const DOMAIN: &str = "the name that the address was learned from, or several with commas between them";
 const SHOWN: &str = "a name, or none for a flow that shows none that can be read";
-/// What [`SHOWN`] says.
+const METHOD: &str =
+    "the method of a request, such as GET, or none for a flow that shows none that can be read";
+const PATH: &str = "the path of a request without its query, such as /v1/items; it goes with method";
+/// What [`SHOWN`] and [`METHOD`] say.
 const NONE: &str = "none";
 const SWITCH: &str = "true or false";
 const LABELS: &str = "a map of labels, such as {\"app\": \"web\"}";
@@ -72,6 +88,11 @@ pub(super) enum FlowError {
     /// A port of a protocol without.
     #[error("port: protocol {0} has no ports; remove the port, or write another proto")]
     NeedlessPort(u8),
+    /// A request over another protocol.
+    #[error(
+        "method: HTTP goes over TCP, and the flow has protocol {0}; remove the request, or write another proto"
+    )]
+    NeedlessRequest(u8),
     /// The label of the namespace's name, with another value.
     #[error(
         "{label}: `{found}` is not the namespace of the pod, {namespace}; leave the label out, it is always there",
@@ -102,6 +123,8 @@ pub(super) struct FlowSpec {
     pub(super) learned: Vec<Name>,
     /// What it shows: the first of those, if nothing was said.
     pub(super) shown: Option<Shown>,
+    /// What it asks for; not known yet, if nothing was said.
+    pub(super) request: Option<Requested>,
 }
 
 impl FlowSpec {
@@ -120,6 +143,22 @@ impl FlowSpec {
         })
     }
 
+    /// `method` as it is written.
+    pub(super) fn method(&self) -> Option<String> {
+        self.request.as_ref().map(|request| match request {
+            Requested::Request { method, .. } => method.clone(),
+            Requested::Unreadable => NONE.to_owned(),
+        })
+    }
+
+    /// `path` as it is written.
+    pub(super) fn path(&self) -> Option<String> {
+        match &self.request {
+            Some(Requested::Request { path, .. }) => Some(path.clone()).filter(|path| !path.is_empty()),
+            Some(Requested::Unreadable) | None => None,
+        }
+    }
+
     /// The flow as the evaluator knows it.
     pub(super) fn flow(&self) -> Flow {
         Flow {
@@ -128,6 +167,7 @@ impl FlowSpec {
             port: self.port.unwrap_or(0),
             opaque: self.unreadable().is_some(),
             names: Names { learned: self.learned.clone(), shown: Some(self.shows()) },
+            request: self.request.clone(),
         }
     }
 
@@ -178,7 +218,7 @@ fn words(text: &str, errors: &mut Vec<FlowError>) -> Map<String, Value> {
             labels_of(&mut map, "namespaceLabels").insert(label.to_owned(), text())
         } else {
             let value = match key {
-                "pod" | "dst" | "domain" | "shown" => text(),
+                "pod" | "dst" | "domain" | "shown" | "method" | "path" => text(),
                 "port" | "proto" => value.parse::<u64>().map_or_else(|_| text(), Value::from),
                 "opaque" | "hostNetwork" => value.parse::<bool>().map_or_else(|_| text(), Value::from),
                 _ => {
@@ -234,6 +274,7 @@ impl Reader<'_> {
             NONE => Some(Shown::Unreadable),
             name => name.parse().ok().map(Shown::Name),
         });
+        let request = self.request(protocol);
         if let Some(protocol) = protocol {
             if !has_ports(protocol) && self.has("port") {
                 self.errors.push(FlowError::NeedlessPort(protocol));
@@ -260,7 +301,39 @@ impl Reader<'_> {
             opaque,
             learned,
             shown,
+            request,
         })
+    }
+
+    fn request(&mut self, protocol: Option<u8>) -> Option<Requested> {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let method = self.value("method", METHOD, |value| {
+            let method = value.as_str()?;
+            (!method.is_empty() && method.bytes().all(token)).then(|| method.to_owned())
+        });
+        let is_path = |path: &str| path == "*" || (path.starts_with('/') && !path.contains('?'));
+        let path =
+            self.value("path", PATH, |value| value.as_str().filter(|path| is_path(path)).map(str::to_owned));
+        if (self.has("method") || self.has("path")) && protocol.is_some_and(|protocol| protocol != 6) {
+            self.errors.extend(protocol.map(FlowError::NeedlessRequest));
+        }
+        match (method.as_deref(), path) {
+            (Some(NONE), None) if !self.has("path") => Some(Requested::Unreadable),
+            // CONNECT has none.
+            (Some("CONNECT"), path) => {
+                Some(Requested::Request { method: "CONNECT".to_owned(), path: path.unwrap_or_default() })
+            }
+            (Some(_), Some(path)) => Some(Requested::Request { method: method?, path }),
+            (Some(_), None) if !self.has("path") => {
+                self.errors.push(FlowError::Missing { field: "path", advice: PATH });
+                None
+            }
+            (None, Some(_)) if !self.has("method") => {
+                self.errors.push(FlowError::Missing { field: "method", advice: METHOD });
+                None
+            }
+            _ => None,
+        }
     }
 
     /// Whether the field is there; `null` is taken for its absence.

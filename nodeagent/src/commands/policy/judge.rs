@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use sluice_policy::{Action, Labels, PodInfo, PolicySet, Posture, Ruling, World, evaluate, select};
+use sluice_policy::{Action, Flow, Labels, PodInfo, PolicySet, Posture, Ruling, World, evaluate, select};
 
 use super::flow::FlowSpec;
 use crate::agent::events::{policy_name, protocol_name, rule_name};
@@ -47,6 +47,10 @@ struct FlowLine {
     domain: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shown: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
     opaque: bool,
     host_network: bool,
 }
@@ -90,14 +94,19 @@ impl Judge {
         let namespace_labels = self.world.namespaces.get(&spec.namespace);
         let selection = select(&self.policies, &pod, namespace_labels);
         let judgement = evaluate(&selection, &self.world, self.posture, &spec.flow());
-        let reason = |ruling: &Ruling, unheard: &str| {
+        // What is denied for its request alone passes the kernel.
+        let opening = Flow { request: None, ..spec.flow() };
+        let opened = evaluate(&selection, &self.world, self.posture, &opening);
+        let reason = |ruling: &Ruling, opened: &Ruling, unheard: &str| {
+            let by_request = opened.action == Action::Allow && ruling.action == Action::Deny;
+            let told = if by_request { ", by the request, which is not enforced" } else { "" };
             let by = match &ruling.by {
                 Some(rule) => rule.to_string(),
                 None if self.posture == Posture::Observe => "posture observe judges nothing".to_owned(),
                 None if selection.is_empty() => "no policy selects the pod".to_owned(),
                 None => unheard.to_owned(),
             };
-            spec.unreadable().map_or_else(|| by.clone(), |why| format!("{by}, {why}"))
+            spec.unreadable().map_or_else(|| format!("{by}{told}"), |why| format!("{by}, {why}"))
         };
         let unheard =
             if self.posture == Posture::Log { "posture log applies nothing" } else { "no rule matches" };
@@ -113,6 +122,8 @@ impl Judge {
                 proto: protocol_name(spec.protocol, spec.destination),
                 domain: spec.domain(),
                 shown: spec.shown(),
+                method: spec.method(),
+                path: spec.path(),
                 opaque: spec.opaque,
                 host_network: pod.host_network,
             },
@@ -120,11 +131,11 @@ impl Judge {
             reported: action(reported),
             policy: policy(applied),
             rule: rule(applied),
-            reason: reason(applied, unheard),
+            reason: reason(applied, &opened.applied, unheard),
             differing: (applied != reported).then(|| Reported {
                 policy: policy(reported),
                 rule: rule(reported),
-                reason: reason(reported, "no rule matches"),
+                reason: reason(reported, &opened.reported, "no rule matches"),
             }),
         }
     }
@@ -179,7 +190,9 @@ impl fmt::Display for FlowLine {
             write!(f, " port={port}")?;
         }
         write!(f, " proto={}", self.proto)?;
-        for (field, name) in [("domain", &self.domain), ("shown", &self.shown)] {
+        for (field, name) in
+            [("domain", &self.domain), ("shown", &self.shown), ("method", &self.method), ("path", &self.path)]
+        {
             if let Some(name) = name {
                 write!(f, " {field}={name}")?;
             }

@@ -34,6 +34,8 @@ const HELP: &str = r#"Flows:
   domain       the name, or several with commas between them, for which a trusted resolver gave the
                pod this address
   shown        the name that the flow shows in TLS or HTTP, or `none`: the first of `domain` if not given
+  method       the method of a request over HTTP, or `none` for what cannot be read: not known yet if not given
+  path         the path of the request, without the query
   opaque       true: the packets cannot be read, as fragments and IP options; no port is needed
   hostNetwork  true: the pod lives in the host's network namespace
 

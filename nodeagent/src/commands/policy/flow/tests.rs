@@ -58,7 +58,7 @@ fn faults_are_told_at_once_and_with_their_fields() {
     assert_eq!(
         found("pod=web dst=example.com port=70000 proto=tpc opaque=yes prot=tcp 443 label.=x"),
         [
-            "prot: no such field; known here: pod, label.KEY, nslabel.KEY, dst, port, proto, domain, shown, opaque, \
+            "prot: no such field; known here: pod, label.KEY, nslabel.KEY, dst, port, proto, domain, shown, method, path, opaque, \
              hostNetwork",
             "`443` is no field with a value; write FIELD=VALUE, such as port=443",
             "pod: `web` does not belong here; write the pod as NAMESPACE/NAME in lower case, such as shop/web",
@@ -97,5 +97,36 @@ fn faults_are_told_at_once_and_with_their_fields() {
         ),
     ] {
         assert_eq!(found(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn requests_are_read() {
+    let request = |text: &str| {
+        read(&format!("pod=a/b dst=10.0.0.1 port=443 {text}"))
+            .map(|spec| (spec.request.clone(), spec.method(), spec.path()))
+    };
+    let some = |method: &str, path: &str| {
+        Some(Requested::Request { method: method.to_owned(), path: path.to_owned() })
+    };
+    let words = |text: &str| request(text).expect("a flow");
+    assert_eq!(words(""), (None, None, None));
+    let get = (some("GET", "/v1"), Some("GET".to_owned()), Some("/v1".to_owned()));
+    assert_eq!(words("method=GET path=/v1"), get);
+    assert_eq!(words("method=none"), (Some(Requested::Unreadable), Some("none".to_owned()), None));
+    assert_eq!(words("method=CONNECT"), (some("CONNECT", ""), Some("CONNECT".to_owned()), None));
+    let faults = |text: &str| {
+        let errors = request(text).expect_err("a fault");
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    for (text, expected) in [
+        ("method=GET", "path: missing; write the path of a request without its query"),
+        ("path=/", "method: missing; write the method of a request"),
+        ("method=GET path=v1", "path: `v1` does not belong here"),
+        ("method=GET path=/a?b", "path: `/a?b` does not belong here"),
+        ("method=G/T path=/", "method: `G/T` does not belong here"),
+        ("proto=udp method=GET path=/", "method: HTTP goes over TCP, and the flow has protocol 17"),
+    ] {
+        assert!(faults(text).starts_with(expected), "{text}: {}", faults(text));
     }
 }
