@@ -1,6 +1,6 @@
 //! `sluice bench-datapath --names`: what a packet of an established flow costs where rules by name opened its address.
 //!
-//! As [`super::bench`] does it. The packet is a TLS ClientHello that shows the name which led to the address: rules by name
+//! As [`super::bench`] does it. The packet is a TLS `ClientHello` that shows the name which led to the address: rules by name
 //! judge the flow by it, once, and all other repeats must find the verdict with the socket. Beside it a request of HTTP/1,
 //! of which each is read: there is one cost for a request, not for a packet.
 
@@ -113,7 +113,7 @@ fn name(number: u32) -> String {
     format!("n{number}.bench.test")
 }
 
-/// A TLS ClientHello (RFC 8446, section 4.1.2) that shows the first name.
+/// A TLS `ClientHello` (RFC 8446, section 4.1.2) that shows the first name.
 fn hello(rng: &mut SmallRng) -> anyhow::Result<Vec<u8>> {
     /// Offsets of the length in the IP header and of the flags in the TCP header, behind an Ethernet header.
     const LENGTH: usize = 14 + 2;
