@@ -23,14 +23,14 @@ def urllib_(host, prefix, count):
             assert answer.read() == b"ok\n"
 
 
-def requests_(host, prefix, count):
+def requests_(host, prefix, count, large=None):
     """One connection."""
     import requests
 
     with requests.Session() as session:
         session.verify = CA
         for path, method, body in wanted(prefix, count):
-            assert session.request(method, f"https://{host}{path}", data=body).text == "ok\n"
+            assert session.request(method, f"https://{host}{path}", data=body and (large or body)).text == "ok\n"
 
 
 def pycurl_(version, host, prefix, count):
@@ -63,6 +63,7 @@ def main(kind, *arguments):
     {
         "urllib": urllib_,
         "requests": requests_,
+        "requests-large": lambda *rest: requests_(*rest, large=bytes(600_000)),
         "pycurl": lambda *rest: pycurl_(lambda curl: curl.CURL_HTTP_VERSION_1_1, *rest),
         "pycurl-2": lambda *rest: pycurl_(lambda curl: curl.CURL_HTTP_VERSION_2_0, *rest),
         "hold": hold,

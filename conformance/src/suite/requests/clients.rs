@@ -17,10 +17,29 @@ pub(super) struct Client {
     pub(super) command: fn(&str, u32) -> Vec<String>,
 }
 
+/// A file whose content is sent, as curl takes it.
+const UPLOAD: &str = "@/clients/upload";
+
 /// Those that must be seen.
 pub(super) const CLIENTS: &[Client] = &[
-    client("curl, OpenSSL", "curl", "openssl", "http/1.1", |prefix, count| curl("--http1.1", prefix, count)),
-    client("curl, OpenSSL", "curl", "openssl", "h2", |prefix, count| curl("--http2", prefix, count)),
+    client("curl, OpenSSL", "curl", "openssl", "http/1.1", |prefix, count| {
+        curl("--http1.1", &["-d", "x"], prefix, count)
+    }),
+    client("curl, OpenSSL", "curl", "openssl", "h2", |prefix, count| {
+        curl("--http2", &["-d", "x"], prefix, count)
+    }),
+    client("curl, large bodies", "curl", "openssl", "http/1.1", |prefix, count| {
+        curl("--http1.1", &["--data-binary", UPLOAD], prefix, count)
+    }),
+    client("curl, large bodies in chunks", "curl", "openssl", "http/1.1", |prefix, count| {
+        curl("--http1.1", &["-H", "Transfer-Encoding: chunked", "--data-binary", UPLOAD], prefix, count)
+    }),
+    client("curl, large bodies", "curl", "openssl", "h2", |prefix, count| {
+        curl("--http2", &["--data-binary", UPLOAD], prefix, count)
+    }),
+    client("Python requests, large bodies", "python3", "openssl", "http/1.1", |prefix, count| {
+        python("requests-large", prefix, count)
+    }),
     client("libcurl, GnuTLS", "python3", "gnutls", "http/1.1", |prefix, count| {
         python("pycurl", prefix, count)
     }),
@@ -75,7 +94,7 @@ fn words(words: &[&str]) -> Vec<String> {
 }
 
 /// One process; each second request is a POST.
-fn curl(version: &str, prefix: &str, count: u32) -> Vec<String> {
+fn curl(version: &str, post: &[&str], prefix: &str, count: u32) -> Vec<String> {
     let mut command = words(&["/usr/bin/curl"]);
     for number in 0..count {
         if number > 0 {
@@ -83,7 +102,7 @@ fn curl(version: &str, prefix: &str, count: u32) -> Vec<String> {
         }
         command.extend(words(&["-sS", "--fail", version, "--cacert", "/etc/ca.pem", "-o", "/dev/null"]));
         if number % 2 == 1 {
-            command.extend(words(&["-d", "x"]));
+            command.extend(words(post));
         }
         command.push(format!("https://{HOST}{prefix}/{number}"));
     }

@@ -62,7 +62,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<()> {
 
     let harmed = adds(run, "harmed").await?;
     for (index, client) in super::clients::CLIENTS.iter().enumerate() {
-        if ["C, static OpenSSL", "wget, GnuTLS"].contains(&client.name) || client.comm == "curl" {
+        if ["C, static OpenSSL", "wget, GnuTLS"].contains(&client.name) || client.name == "curl, OpenSSL" {
             let prefix = format!("/meanwhile-{index:02}");
             let container = run.bed.container("meanwhile", (client.command)(&prefix, 4));
             run.pod.start(&container).await?.succeed().await?;

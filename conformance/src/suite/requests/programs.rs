@@ -11,6 +11,9 @@ use crate::rig::{binary_in_path, run, static_binary};
 /// Where pods see them.
 pub(crate) const MOUNTED: &str = "/clients";
 
+/// How large a body is that is sent: far more than is copied of a write, and less than what nginx refuses.
+const UPLOAD: usize = 600_000;
+
 /// Makes all of them in `directory`.
 pub(crate) fn make(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)?;
@@ -22,6 +25,7 @@ pub(crate) fn make(directory: &Path) -> Result<()> {
     ] {
         fs::write(directory.join(name), text)?;
     }
+    fs::write(directory.join("upload"), vec![b'x'; UPLOAD])?;
     compile_c(directory, "openssl-dynamic", &["-lssl"])?;
     compile_c(directory, "openssl-static", &["-static", "-lssl", "-lcrypto"])?;
     compile_c(directory, "openssl-stripped", &["-s", "-static", "-lssl", "-lcrypto"])?;
