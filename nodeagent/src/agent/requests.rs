@@ -61,9 +61,10 @@ fn told(
     judged: Option<&(Judgement, Judgement)>,
 ) -> Line {
     let is_denied = |judgement: &Judgement| judgement.reported.action == Verdict::Deny;
-    // What the kernel ruled about the connection stands.
+    // What the kernel ruled about the connection stands. One that it denies it cuts, and tells of that itself.
     if line.action == Action::Allow
         && let Some((known, opened)) = judged
+        && opened.applied.action != Verdict::Deny
     {
         let ruling = if is_denied(known) { &known.reported } else { &known.applied };
         if let Some(by) = &ruling.by {

@@ -42,7 +42,7 @@ fn fault(name: &'static str, text: String, how: How, words: &'static [&'static s
 
 fn faults() -> Vec<Fault> {
     let networks = |network: &str| document("", &format!("{OPEN}\", \"{network}"));
-    let rule = "  - {name: requests, action: Allow, http: [{methods: [GET]}]}\n";
+    let rule = "  - {name: requests, action: Allow, ports: [{port: 443, protocol: UDP}], http: [{methods: [GET]}]}\n";
     let star = "  - {name: domains, action: Allow, to: [{domainNames: [\"*\"]}]}\n";
     vec![
         fault(
@@ -71,10 +71,10 @@ fn faults() -> Vec<Fault> {
         ),
         fault("syntax error", document("  mode: [\n", OPEN), How::Instead, &["document 1, line "]),
         fault(
-            "not yet enforced",
+            "requests by UDP",
             document("", OPEN) + rule,
             How::Instead,
-            &["spec.rules[1].http", "does not enforce this field yet", "remove the rule"],
+            &["spec.rules[1].ports[0]", "HTTP goes over TCP", "write a TCP port"],
         ),
         fault(
             "every name",

@@ -120,6 +120,7 @@ impl Observer {
 }
 
 /// What is counted, for the metrics.
+#[derive(Default)]
 pub(super) struct Counts {
     pub(super) probed: usize,
     pub(super) probes: usize,
