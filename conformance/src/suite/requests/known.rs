@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -11,6 +12,7 @@ use super::bed::mount;
 use super::{LIMIT, NAMESPACE, Run, TICK, json};
 use crate::rig::{Container, ContainerSpec};
 
+const NODE: &str = "/usr/bin/node";
 /// Where they are mapped from.
 const KEPT: &str = "/kept";
 
@@ -19,15 +21,17 @@ const KEPT: &str = "/kept";
 pub(super) async fn run(run: &mut Run<'_>) -> Result<Container> {
     let libraries = Path::new("/usr/lib/x86_64-linux-gnu");
     let own = |name: &str| run.bed.programs.join(name);
-    let files: [(PathBuf, &str); 7] = [
+    let mut files: Vec<(PathBuf, &str)> = vec![
         (libraries.join("libssl.so.3"), "openssl"),
         (libraries.join("libgnutls.so.30"), "gnutls"),
-        (PathBuf::from("/usr/bin/node"), "openssl"),
         (own("go-client"), "go"),
         (own("go-stripped"), "go"),
         (own("openssl-static"), "openssl"),
         (own("rustls-client"), "rustls"),
     ];
+    if has_own_openssl(NODE)? {
+        files.push((PathBuf::from(NODE), "openssl"));
+    }
     let mut keeper = ContainerSpec::new("keeper", ["map", "--directory", KEPT, "--seconds", "3600"]);
     let mut wanted = BTreeMap::new();
     for (file, library) in &files {
@@ -51,6 +55,12 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<Container> {
         run.report.equal(&format!("`sluice tls`: {file}"), found, "", library);
     }
     Ok(keeper)
+}
+
+/// Is OpenSSL linked into node? Debian's node has it from the shared library, others bring it along.
+fn has_own_openssl(node: &str) -> Result<bool> {
+    let output = Command::new(node).args(["-p", "process.config.variables.node_shared_openssl"]).output()?;
+    Ok(output.stdout.trim_ascii() == b"false")
 }
 
 /// The files of this pod that are probed, each with its library.
