@@ -13,7 +13,7 @@ const CONNECTIONS_KNOWN: usize = 1 << 14;
 /// Cgroups below those of pods.
 const LEAVES_KNOWN: usize = 1 << 14;
 /// Bytes of the ring buffer.
-const PLAINTEXT_SIZE: usize = 8 << 20;
+const PLAINTEXT_SIZE: usize = 4 << 20;
 
 #[btf_map]
 pub static CONFIG: Array<ConfigValue, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
