@@ -3,13 +3,14 @@
 //! The kernel itself keeps the time of the programs, those included that a packet is handed on to, while real sockets ask a
 //! real server. Every question has a socket of its own, so that what is held against each other is a whole judgement each.
 
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::{Clients, FORTY, NAMES, ONE, Options, READ, UNREAD, rest};
+use super::{Clients, FORTY, NAMES, NEAR, NEAR_UNREAD, ONE, Options, rest};
 use crate::bench::ratio::{self, Median};
 use crate::report::Report;
 use crate::rig::{Agent, LinkedProgram, RunTime, RunTimes};
@@ -20,7 +21,8 @@ const QUESTIONS: u32 = 80;
 const OF: &str = "× the same packet unread";
 
 /// What is asked in a round: where, and for what. The last is the third once more.
-const WAYS: [(u16, &str); 5] = [(READ, ONE), (READ, FORTY), (UNREAD, ONE), (UNREAD, FORTY), (UNREAD, ONE)];
+const WAYS: [(SocketAddrV4, &str); 5] =
+    [(NEAR, ONE), (NEAR, FORTY), (NEAR_UNREAD, ONE), (NEAR_UNREAD, FORTY), (NEAR_UNREAD, ONE)];
 
 /// Nanoseconds of one packet in one round.
 #[derive(Clone, Copy, Default)]
@@ -46,9 +48,9 @@ pub(super) fn run(
         order.shuffle(random);
         let mut packets = [Packet::default(); WAYS.len()];
         for way in order {
-            let (port, name) = WAYS[way];
+            let (server, name) = WAYS[way];
             let before = run_times(&programs)?;
-            clients.with.ask(port, name, round * QUESTIONS % (NAMES - QUESTIONS), QUESTIONS)?;
+            clients.with.ask(server, name, round * QUESTIONS % (NAMES - QUESTIONS), QUESTIONS)?;
             let after = run_times(&programs)?;
             packets[way] = Packet { question: one(before[0], after[0])?, answer: one(before[1], after[1])? };
         }

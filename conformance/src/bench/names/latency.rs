@@ -1,22 +1,29 @@
 //! How long a look-up takes in a governed pod, held against one of a node without Sluice.
 
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::{Client, Clients, NAMES, ONE, Options, READ, UNREAD, rest};
+use super::{Client, Clients, NAMES, NEAR, NEAR_UNREAD, ONE, Options, READ, distant, rest};
 use crate::bench::ratio::{self, Median};
 use crate::report::Report;
 use crate::rig::Agent;
 
-/// The most that a look-up may take with Sluice.
+/// The most that a look-up may take with Sluice, where the resolver is as far away as in a cluster.
 const MOST: f64 = 1.05;
+/// What the ratios are of.
+const OF: &str = "× without Sluice";
 /// Questions that a client asks in a row.
 const QUESTIONS: u32 = 40;
 /// How often each way takes its turn in a round.
 const TURNS: u32 = 5;
+/// The resolver of a cluster, and one that is at the other end of the wire: there is nothing between, and nothing that takes
+/// time, so what Sluice adds shows the most.
+const RESOLVERS: [(&str, SocketAddrV4); 2] =
+    [("half a millisecond away", SocketAddrV4::new(distant::ADDRESS, READ)), ("on the wire", NEAR)];
 
 /// One round: the median of a look-up in each way, in seconds.
 struct Round {
@@ -36,14 +43,21 @@ pub(super) fn run(
     random: &mut SmallRng,
     options: Options,
 ) -> Result<()> {
-    measure(report, "a look-up in a pod", clients, random, options)?;
+    for (place, resolver) in RESOLVERS {
+        measure(report, &format!("a look-up, resolver {place}"), resolver, clients, random, options)?;
+    }
     agent.kill_hard()?;
-    measure(report, "a look-up in a pod, agent dead", clients, random, options)
+    for (place, resolver) in RESOLVERS {
+        let what = format!("a look-up, resolver {place}, agent dead");
+        measure(report, &what, resolver, clients, random, options)?;
+    }
+    Ok(())
 }
 
 fn measure(
     report: &mut Report,
     what: &str,
+    resolver: SocketAddrV4,
     clients: &Clients,
     random: &mut SmallRng,
     options: Options,
@@ -53,19 +67,19 @@ fn measure(
         if number % 5 == 0 {
             eprintln!("bench names: {what}, round {} of {}", number + 1, options.rounds);
         }
-        rounds.push(round(clients, random)?);
+        rounds.push(round(resolver, clients, random)?);
     }
     let median = |figure: fn(&Round) -> f64| Median::of(rounds.iter().map(figure)).context("no rounds");
-    ratio::held_against(
-        report,
-        what,
-        "× without Sluice",
-        MOST,
-        median(|round| round.with / round.without)?,
-        median(|round| round.control / round.without)?,
-    );
-    let unread = median(|round| round.unread / round.without)?;
-    ratio::noted(report, &format!("{what}: at a port that is not read"), "× without Sluice", unread);
+    let with = median(|round| round.with / round.without)?;
+    let control = median(|round| round.control / round.without)?;
+    if resolver == NEAR {
+        ratio::noted(report, what, OF, with);
+        ratio::noted(report, &format!("{what}: A/A control"), OF, control);
+        let unread = median(|round| round.unread / round.without)?;
+        ratio::noted(report, &format!("{what}: at a port that is not read"), OF, unread);
+    } else {
+        ratio::held_against(report, what, OF, MOST, with, control);
+    }
     let microseconds = |figure| Ok::<_, anyhow::Error>(ratio::rounded(median(figure)?.value * 1e6));
     report.note(&format!("{what}: without"), microseconds(|round| round.without)?, "µs");
     let longer = Median::of(rounds.iter().map(|round| (round.with - round.without) * 1e6));
@@ -75,19 +89,19 @@ fn measure(
 }
 
 /// All four ways, in a new random order each time.
-fn round(clients: &Clients, random: &mut SmallRng) -> Result<Round> {
+fn round(resolver: SocketAddrV4, clients: &Clients, random: &mut SmallRng) -> Result<Round> {
     let begun = Instant::now();
-    let mut ways: [(usize, &Client, u16); 4] = [
-        (0, &clients.without, READ),
-        (1, &clients.without, READ),
-        (2, &clients.with, READ),
-        (3, &clients.with, UNREAD),
+    let mut ways: [(usize, &Client, SocketAddrV4); 4] = [
+        (0, &clients.without, resolver),
+        (1, &clients.without, resolver),
+        (2, &clients.with, resolver),
+        (3, &clients.with, NEAR_UNREAD),
     ];
     let mut all: [Vec<u64>; 4] = Default::default();
     for turn in 0..TURNS {
         ways.shuffle(random);
-        for (way, client, port) in ways {
-            all[way].extend(client.ask(port, ONE, turn * QUESTIONS % NAMES, QUESTIONS)?.nanoseconds);
+        for (way, client, server) in ways {
+            all[way].extend(client.ask(server, ONE, turn * QUESTIONS % NAMES, QUESTIONS)?.nanoseconds);
         }
     }
     rest(begun);

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,12 +25,17 @@ use crate::rig::{Agent, Place, Rig, RigOptions, static_binary};
 use crate::suite::names::server::Servers;
 
 mod cost;
+mod distant;
 mod established;
 mod latency;
+
+use distant::Distant;
 
 /// The port that resolvers are asked at, and one at which the same server answers and nothing is read.
 const READ: u16 = 53;
 const UNREAD: u16 = 54;
+const NEAR: SocketAddrV4 = SocketAddrV4::new(FAR_ADDRESS, READ);
+const NEAR_UNREAD: SocketAddrV4 = SocketAddrV4::new(FAR_ADDRESS, UNREAD);
 /// Names that each lead to an address of its own.
 const ONE: &str = "n#.one.test";
 /// How many there are.
@@ -78,8 +84,11 @@ pub async fn run(place: &Place, options: Options) -> Result<Report> {
     fs::create_dir_all(&directory)?;
     let servers = Servers::knot(&rig, &directory, &zone(), &[READ, UNREAD]).await?;
     rig.agent_directories().write_policy(APP, &policy())?;
-    let mut agent = rig.start_agent(&[&format!("--resolvers={FAR_ADDRESS}")]).await?;
+    let distant = Distant::start(&rig).await?;
+    let resolvers = format!("--resolvers={FAR_ADDRESS},{}", distant::ADDRESS);
+    let mut agent = rig.start_agent(&[&resolvers]).await?;
     tokio::task::block_in_place(|| clients(&mut report, &rig, &mut agent, options))?;
+    drop(distant);
     drop(servers);
     drop(agent);
     rig.shutdown().await?;
@@ -132,7 +141,7 @@ struct Asked {
 
 impl Client {
     /// Asks so many questions, one after the other.
-    fn ask(&self, port: u16, name: &str, first: u32, count: u32) -> Result<Asked> {
+    fn ask(&self, server: SocketAddrV4, name: &str, first: u32, count: u32) -> Result<Asked> {
         let mut command = match &self.cgroup {
             Some(cgroup) => {
                 let mut command = Command::new("sh");
@@ -147,9 +156,9 @@ impl Client {
         command.args([
             "ask",
             "--server",
-            &FAR_ADDRESS.to_string(),
+            &server.ip().to_string(),
             "--port",
-            &port.to_string(),
+            &server.port().to_string(),
             "--name",
             name,
         ]);
