@@ -328,7 +328,12 @@ fn compiled(rules: u32) -> anyhow::Result<Compiled> {
             )?;
         }
     }
-    let policies = parse("bench.yaml", &text).map_err(|errors| {
+    compiled_from(&text)
+}
+
+/// Compiles a benchmark's own policies for its pod.
+pub(super) fn compiled_from(text: &str) -> anyhow::Result<Compiled> {
+    let policies = parse("bench.yaml", text).map_err(|errors| {
         let first = errors.first().map(ToString::to_string).unwrap_or_default();
         anyhow::anyhow!("the benchmark's own policy is refused: {first}")
     })?;

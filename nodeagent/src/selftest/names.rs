@@ -10,18 +10,14 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::Context;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use sluice_abi::counter;
 use sluice_policy::arbitrary::rng;
-use sluice_policy::{
-    Compiled, Flow, FlowProtocol, Name, Names, PodInfo, PolicySet, Posture, Shown, World, compile, parse,
-    select,
-};
+use sluice_policy::{Compiled, Flow, FlowProtocol, Name, Names, Shown};
 
-use super::bench::{Options, time};
+use super::bench::{Options, compiled_from, time};
 use super::{Scratch, baseline, packet};
 use crate::agent::cgroup::Hierarchy;
 use crate::datapath::Datapath;
@@ -174,13 +170,7 @@ fn compiled(names: u32) -> anyhow::Result<Compiled> {
             "  - {{action: Allow, to: [{{domainNames: [{all}]}}], ports: [{{port: {HTTP}}}, {{port: {HTTPS}}}]}}"
         )?;
     }
-    let policies = parse("bench.yaml", &text).map_err(|errors| {
-        let first = errors.first().map(ToString::to_string).unwrap_or_default();
-        anyhow::anyhow!("the benchmark's own policy is refused: {first}")
-    })?;
-    let set = PolicySet::new(policies).ok().context("the benchmark's policies do not go together")?;
-    let pod = PodInfo { namespace: "bench".to_owned(), name: "pod".to_owned(), ..PodInfo::default() };
-    Ok(compile(&select(&set, &pod, None), &World::default(), Posture::Enforce))
+    compiled_from(&text)
 }
 
 #[cfg(test)]
