@@ -13,7 +13,7 @@ use crate::rig::Agent;
 const WARM_UP: usize = 4;
 /// The last third of the samples may have so much more memory than the first: of many lives, which are short and end in the
 /// midst of anything, and of one long one.
-const MARGINS: [f64; 2] = [1.25, 1.1];
+const MARGINS: [f64; 2] = [1.1, 1.05];
 
 /// The agent at one moment.
 #[derive(Clone, Copy, Debug)]
